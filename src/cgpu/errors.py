@@ -1,0 +1,107 @@
+"""The exceptions of cgpu, and the exit code that each becomes.
+
+    CgpuError                   what a user can be told in one line
+    +-- UsageError              the command or request is malformed              exit 2
+    |   +-- AmountError         an amount, percentage or weight is malformed
+    +-- RefusedError            well-formed, but the node says no                exit 3
+    |   +-- NoSuchGpuError      there is no such GPU
+    |   +-- NoSuchTenantError   there is no such tenant
+    |   +-- TenantExistsError   the name or id is taken
+    |   +-- CapacityError       more than what is left of the card, or the 21st tenant
+    +-- AgentError              the agent does not run or does not answer        exit 4
+    +-- DriverError             NVML or libcuda is missing or failed             exit 5
+    +-- RegionError             a region file is foreign, truncated or damaged   exit 6
+    +-- StateError              the checkpoint or the agent's folder is unusable exit 6
+
+Only ``cgpu.cli.main`` turns these into exit codes and only ``cgpu.agent.api`` into HTTP statuses.
+``cgpu run`` otherwise exits as its child does: its code, or 128 + the signal's number.
+"""
+
+from __future__ import annotations
+
+
+class CgpuError(Exception):
+    """An error that names its cause and, where there is one, the way out (``remedy``)."""
+
+    exit_code = 1
+    code = "error"
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.remedy})" if self.remedy else self.message
+
+
+class UsageError(CgpuError):
+    """The command or request is malformed."""
+
+    exit_code = 2
+    code = "usage"
+
+
+class AmountError(UsageError):
+    """An amount of memory, a percentage or a weight is malformed or out of range."""
+
+    code = "amount"
+
+
+class RefusedError(CgpuError):
+    """A well-formed request that this node cannot grant."""
+
+    exit_code = 3
+    code = "refused"
+
+
+class NoSuchGpuError(RefusedError):
+    """The GPU that was named is not on this node."""
+
+    code = "no_such_gpu"
+
+
+class NoSuchTenantError(RefusedError):
+    """The tenant that was named is not known to the agent."""
+
+    code = "no_such_tenant"
+
+
+class TenantExistsError(RefusedError):
+    """The tenant's name or id is in use with another share."""
+
+    code = "tenant_exists"
+
+
+class CapacityError(RefusedError):
+    """The card has not enough memory left, or already has as many tenants as it may."""
+
+    code = "capacity"
+
+
+class AgentError(CgpuError):
+    """The agent does not run, does not answer, or runs already."""
+
+    exit_code = 4
+    code = "agent"
+
+
+class DriverError(CgpuError):
+    """The NVIDIA driver (NVML or libcuda) is missing or failed."""
+
+    exit_code = 5
+    code = "driver"
+
+
+class RegionError(CgpuError):
+    """A region file cannot be used: foreign, truncated, damaged, or of another major version."""
+
+    exit_code = 6
+    code = "region"
+
+
+class StateError(CgpuError):
+    """The agent's folder or checkpoint cannot be used."""
+
+    exit_code = 6
+    code = "state"

@@ -1,0 +1,1 @@
+"""Values and pure rules: amounts, GPUs, shares, tenants, admission. No input or output here."""

@@ -1,0 +1,120 @@
+"""GPUs, shares, tenants and policies as values."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Final
+
+MAX_TENANTS_PER_GPU: Final = 20  # as cGPU: at most 20 instances on a card
+
+
+class Policy(enum.IntEnum):
+    """How a GPU divides its time; the numbers are cGPU's."""
+
+    FAIR = 0  # a fixed slice of 1/max_inst; unused slices are wasted
+    PREEMPTIVE = 1  # 1/current tenants; unused time goes to the others
+    WEIGHTED = 2  # by weight; unused time goes to the others
+    FIXED = 3  # a fixed percentage
+    SOFT = 4  # percentages as guarantees; unused time goes to the others
+    NATIVE = 5  # the driver's own scheduling: memory isolation only
+
+    @property
+    def enforces_compute_percent(self) -> bool:
+        """Whether ``--compute`` is enforced rather than only recorded."""
+        return self in (Policy.FIXED, Policy.SOFT)
+
+
+class MemoryLayer(enum.StrEnum):
+    """What enforces the memory quota."""
+
+    SHIM = "shim"
+    DRIVER = "driver"
+    BROKER = "broker"
+
+
+class ComputeLayer(enum.StrEnum):
+    """What enforces the share of time."""
+
+    SLOTS = "slots"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One card of the node, as NVML describes it."""
+
+    index: int  # NVML's
+    uuid: str  # "GPU-..."
+    name: str
+    total_bytes: int
+    driver_version: str
+    simulated: bool
+    mig: bool = False
+    pci_bus_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a tenant has on one GPU."""
+
+    gpu_uuid: str
+    memory_bytes: int
+    compute_percent: int | None = None  # 1..100; None: none given
+    weight: int = 1  # 1..1000
+    priority: int = 0  # 0 normal, 1 high
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """One container, or one process tree started by ``cgpu run``."""
+
+    id: str
+    name: str
+    shares: tuple[Share, ...]
+    cgroup: str = ""  # path below the cgroup root; empty: known by its processes' slots only
+    refuse_managed: bool = False
+    memory_layer: MemoryLayer = MemoryLayer.SHIM
+
+    def share_on(self, gpu_uuid: str) -> Share | None:
+        """The tenant's share of that GPU, if it has one."""
+        return next((share for share in self.shares if share.gpu_uuid == gpu_uuid), None)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessUsage:
+    """One process of a tenant on one GPU."""
+
+    pid: int  # in the process's own PID namespace
+    host_pid: int | None
+    command: str
+    memory_bytes: int
+    bypasses_shim: bool = False  # on the card, in the tenant's cgroup, without a slot
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a tenant uses of one GPU now."""
+
+    gpu_uuid: str
+    memory_bytes: int
+    peak_bytes: int
+    busy_ns: int  # time charged so far
+    utilisation_percent: int  # of the card, in the last second
+    oom_count: int
+    processes: tuple[ProcessUsage, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class GpuPolicy:
+    """How one GPU is shared. ``policy`` None: 1, or 2 once a tenant's weight is above 1 (as cGPU)."""
+
+    policy: Policy | None = None
+    max_tenants: int = MAX_TENANTS_PER_GPU
+    overcommit: bool = False
+
+    def in_force(self, shares: tuple[Share, ...]) -> Policy:
+        """The policy that holds for these shares of the GPU."""
+        if self.policy is not None:
+            return self.policy
+        return Policy.WEIGHTED if any(share.weight > 1 for share in shares) else Policy.PREEMPTIVE
