@@ -29,6 +29,7 @@ enum sg_error {
   SG_E_INVALID = -4, /* no such object */
   SG_E_STATE = -5,   /* the state folder is missing, foreign, or of another version */
   SG_E_TIMEOUT = -6,
+  SG_E_FAULT = -7,   /* a fault killed the context: sg_context_error tells which */
 };
 
 /* ---- machine and profile ---- */
@@ -57,6 +58,17 @@ struct sg_machine_info {
  * path of a profile file) when the folder is empty, and registers this process. Idempotent; again
  * after fork it registers the child anew. Must be called before anything else here. */
 int sg_join(void);
+/* The same for a folder named by the caller. Where the folder is empty, `create` says what to make;
+ * without it an empty folder is SG_E_STATE. A process is in one machine at a time. */
+struct sg_create {
+  const char *profile; /* path of a profile file */
+  const char *driver;  /* replaces the profile's driver version; null: don't */
+  int cards;           /* replaces the profile's number of cards; 0: don't */
+};
+int sg_join_at(const char *folder, const struct sg_create *create);
+/* Leaves the machine again: all that this process holds in it is freed, as when it dies. No other
+ * thread may be in here meanwhile. For tools that look at several machines. */
+int sg_leave(void);
 const struct sg_machine_info *sg_machine(void);
 const struct sg_card_info *sg_card(int card);
 uint64_t sg_now_ns(void);
@@ -69,6 +81,8 @@ typedef uint32_t sg_phys; /* an object of physical memory, machine wide; 0 is no
 /* Takes ceil(bytes / granule) granules of the card for this process. The object lives while any
  * process holds a reference; processes that die drop theirs. */
 int sg_phys_create(int card, uint64_t bytes, sg_phys *object);
+/* The same, but exempt from the cgroup's limit, as managed memory is on r615. */
+int sg_phys_create_managed(int card, uint64_t bytes, sg_phys *object);
 int sg_phys_retain(sg_phys object); /* by this process, also of another's object */
 int sg_phys_release(sg_phys object);
 int sg_phys_info(sg_phys object, int *card, uint64_t *bytes);
@@ -92,15 +106,25 @@ typedef uint32_t sg_fence;
 
 int sg_context_create(int card, sg_context *context); /* takes context_bytes too */
 int sg_context_destroy(sg_context context);           /* drops its queued work */
+/* The Xid that killed the context, 0 while it is well. Its further submissions and waits answer
+ * SG_E_FAULT. */
+int sg_context_error(sg_context context, uint64_t *xid);
 int sg_channel_open(sg_context context, int priority, sg_channel *channel);
 int sg_channel_close(sg_channel channel); /* after its queue is empty; otherwise drops it */
+/* Closes itself once everything queued is complete; nothing may be submitted any more. */
+int sg_channel_retire(sg_channel channel);
 int sg_fence_create(sg_fence *fence);
+/* Queued items that name the fence keep their meaning; only then does it end. When its owner dies,
+ * whoever waits for it in a queue goes on. Work that is dropped (its context or channel destroyed,
+ * killed by a fault, its process dead) gives its signals at that moment, so that nobody waits for
+ * ever: ask sg_context_error after a wait. */
 int sg_fence_destroy(sg_fence fence);
 
 enum sg_op {
   SG_OP_KERNEL, /* takes the card's compute engine for duration_ns */
-  SG_OP_HOLD,   /* a persistent kernel: the context is busy until fence >= value; other channels of
-                   the same context run meanwhile, other contexts take turns with it */
+  SG_OP_HOLD,   /* a persistent kernel: the context is busy until fence >= value, which it sees only
+                   in its own turns; other channels of the same context run meanwhile, other contexts
+                   take turns with it; duration_ns is not used */
   SG_OP_LOCAL,  /* the owning process does it (copy, memset, callback) and calls sg_local_done;
                    not before start + duration_ns on `engine` */
   SG_OP_WAIT,   /* stalls the channel, not the card, until fence >= value */
@@ -116,7 +140,16 @@ struct sg_item {
   uint64_t duration_ns;
 };
 
-/* Queues one item; waits while the channel's ring (1,024 items) is full, as a real driver does. */
+/* How long a kernel of these dimensions takes on an otherwise idle card: blocks run in waves of
+ * (SMs x blocks that fit an SM by threads); a wave takes block_ns scaled by the threads that an SM
+ * has to run at a time, and the whole never less than launch_floor_ns. Pure. */
+uint64_t sg_kernel_ns(const struct sg_card_info *card, const uint32_t grid[3], const uint32_t block[3]);
+
+/* Within a context, kernels of different channels run one at a time, in order of priority (lower
+ * first, as CUDA's) and then of readiness. A kernel that has begun is never overtaken. Copies run
+ * beside it, one per direction and card, in order of readiness.
+ *
+ * Thread safe. Queues one item; waits while the channel's ring (1,024 items) is full, as a real driver does. */
 int sg_submit(sg_channel channel, const struct sg_item *item);
 
 int sg_fence_read(sg_fence fence, uint64_t *value, uint64_t *time_ns); /* advances the cards first */
@@ -152,6 +185,18 @@ struct sg_process_usage {
 /* Fills at most `capacity` rows; *count gets how many there are. Dead processes are swept first. */
 int sg_processes(int card, struct sg_process_usage *rows, unsigned capacity, unsigned *count);
 
+/* Processes that have ended, newest first, as far as they are remembered (the last 512 rows): pid is
+ * 0, memory_bytes 0. */
+int sg_finished_processes(int card, struct sg_process_usage *rows, unsigned capacity, unsigned *count);
+
+struct sg_cgroup_usage {
+  char cgroup[192];
+  uint64_t memory_bytes, busy_ns, copy_ns, kernels; /* of living and ended processes in exactly it */
+  uint64_t hard_bytes, soft_bytes;                  /* 0: none */
+  uint32_t live_processes;
+};
+int sg_cgroups(int card, struct sg_cgroup_usage *rows, unsigned capacity, unsigned *count);
+
 struct sg_card_usage {
   uint64_t used_bytes, free_bytes, busy_ns, copy_ns, idle_ns, since_ns;
   uint64_t xid_count, last_xid;
@@ -162,14 +207,20 @@ int sg_card_usage(int card, struct sg_card_usage *usage);
  * about 20 ms); percent. */
 int sg_utilisation(int card, uint32_t own_pid, uint64_t window_ns, unsigned *percent);
 
-/* ---- r615 memory limits by cgroup, and faults on demand ---- */
+/* ---- r615 memory limits by cgroup, and faults on demand ----
+ *
+ * A cgroup is named by its path below the cgroup v2 mount ("/user.slice/x") or with it
+ * ("/sys/fs/cgroup/user.slice/x"). A limit binds the sum over the processes of the cgroup and of
+ * those below it. CGPU_SIM_CGROUP in a process's environment stands in for its real cgroup.
+ */
 int sg_set_memory_limit(int card, const char *cgroup, uint64_t hard_bytes, uint64_t soft_bytes); /* 0: none */
 int sg_get_memory_limit(int card, const char *cgroup, uint64_t *hard_bytes, uint64_t *soft_bytes);
 
 enum sg_fault {
   SG_FAULT_OOM,   /* value: how many of the next allocations fail for want of physical memory */
   SG_FAULT_LOST,  /* value: 1 lost, 0 back */
-  SG_FAULT_XID,   /* value: the Xid number; kills the running context as a real one does */
+  SG_FAULT_XID,   /* value: the Xid number. One of an application (13, 31, 32, 43, 45, 68, 69, 94)
+                     kills the context that is on the compute engine, any other all of the card */
   SG_FAULT_SLOW,  /* value: ns that each driver call of the kind that sg_fault_point names takes more */
 };
 int sg_fault_set(int card, enum sg_fault fault, uint64_t value);

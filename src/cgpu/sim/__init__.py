@@ -1,0 +1,1 @@
+"""The simulated GPU: machines without hardware, made from profiles, whose truth is known exactly."""
