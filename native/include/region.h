@@ -34,6 +34,8 @@
 #define CGPU_MAX_GPUS 16u   /* GPUs of one tenant; indices are NVML's on the host */
 #define CGPU_MAX_SLOTS 1023u /* processes of one tenant; slot 1023 means "none" */
 #define CGPU_NO_SLOT 1023u
+#define CGPU_MAX_EXPORTS 1024u /* blocks of one tenant that its processes share at a time */
+#define CGPU_EXPORT_IMPORTERS 6u
 
 /* Memory is counted in units of 256 bytes, the least alignment of a device allocation. */
 #define CGPU_UNIT_BYTES 256u
@@ -158,6 +160,13 @@
   X(uint64_t, launches,              40, slot) /* submitted so far */ \
   X(uint64_t, drained_ns,            48, slot) /* when in-flight work last became none */ \
   X(uint64_t, waited_ns,             56, slot) /* time spent waiting for grants */
+
+/* Memory that one process of the tenant shares with others of it. A process is written
+ * claim << 10 | slot, so that a word of a process that is gone matches nobody; 0: none. */
+#define CGPU_USAGE_EXPORT_FIELDS(X, A) \
+  X(uint64_t, key,                    0, tenant) /* digest of what is handed over; 0: row is free */ \
+  X(uint64_t, owner,                  8, tenant) /* the process that is charged for the memory */ \
+  A(uint64_t, importer,           6, 16, tenant) /* processes that hold it open */
 /* clang-format on */
 
 #define CGPU_X_MEMBER(type, name, offset, writer) type name;
@@ -171,6 +180,7 @@ struct cgpu_usage_header CGPU_STRUCT(CGPU_USAGE_HEADER_FIELDS);
 struct cgpu_usage_gpu CGPU_STRUCT(CGPU_USAGE_GPU_FIELDS);
 struct cgpu_usage_slot_header CGPU_STRUCT(CGPU_USAGE_SLOT_FIELDS);
 struct cgpu_usage_slot_gpu CGPU_STRUCT(CGPU_USAGE_SLOT_GPU_FIELDS);
+struct cgpu_usage_export CGPU_STRUCT(CGPU_USAGE_EXPORT_FIELDS);
 
 /* The three composites; a file is exactly one of the first and the last. */
 struct cgpu_grants {
@@ -186,6 +196,7 @@ struct cgpu_usage {
   struct cgpu_usage_header header;
   struct cgpu_usage_gpu gpu[CGPU_MAX_GPUS];
   struct cgpu_usage_slot slot[CGPU_MAX_SLOTS];
+  struct cgpu_usage_export exports[CGPU_MAX_EXPORTS];
 };
 
 #define CGPU_CHECK(structure, name, offset) \
@@ -207,6 +218,8 @@ struct cgpu_usage {
 #define cgpu_usage_slot_header_A(t, n, c, o, w) CGPU_CHECK(cgpu_usage_slot_header, n, o)
 #define cgpu_usage_slot_gpu_X(t, n, o, w) CGPU_CHECK(cgpu_usage_slot_gpu, n, o)
 #define cgpu_usage_slot_gpu_A(t, n, c, o, w) CGPU_CHECK(cgpu_usage_slot_gpu, n, o)
+#define cgpu_usage_export_X(t, n, o, w) CGPU_CHECK(cgpu_usage_export, n, o)
+#define cgpu_usage_export_A(t, n, c, o, w) CGPU_CHECK(cgpu_usage_export, n, o)
 CGPU_DEFINE_CHECK(cgpu_grants_header, CGPU_GRANTS_HEADER_FIELDS, 512)
 CGPU_DEFINE_CHECK(cgpu_grants_gpu, CGPU_GRANTS_GPU_FIELDS, 256)
 CGPU_DEFINE_CHECK(cgpu_grants_surplus, CGPU_GRANTS_SURPLUS_FIELDS, 16)
@@ -214,7 +227,8 @@ CGPU_DEFINE_CHECK(cgpu_usage_header, CGPU_USAGE_HEADER_FIELDS, 512)
 CGPU_DEFINE_CHECK(cgpu_usage_gpu, CGPU_USAGE_GPU_FIELDS, 128)
 CGPU_DEFINE_CHECK(cgpu_usage_slot_header, CGPU_USAGE_SLOT_FIELDS, 64)
 CGPU_DEFINE_CHECK(cgpu_usage_slot_gpu, CGPU_USAGE_SLOT_GPU_FIELDS, 64)
+CGPU_DEFINE_CHECK(cgpu_usage_export, CGPU_USAGE_EXPORT_FIELDS, 64)
 _Static_assert(sizeof(struct cgpu_grants) == 512 + 16 * 256 + 1023 * 16 * 16, "grants changed its size");
-_Static_assert(sizeof(struct cgpu_usage) == 512 + 16 * 128 + 1023 * (64 + 16 * 64), "usage changed its size");
+_Static_assert(sizeof(struct cgpu_usage) == 512 + 16 * 128 + 1023 * (64 + 16 * 64) + 1024 * 64, "usage changed its size");
 
 #endif

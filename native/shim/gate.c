@@ -1,0 +1,181 @@
+/* gate.c - the way in and out of a launch, and what this process tells the arbiter. */
+#include "gate.h"
+
+#include <errno.h>
+#include <pthread.h>
+
+#include "futex_words.h"
+
+#define LIKELY(condition) __builtin_expect(!!(condition), 1)
+/* Copies of every size are one class, so what one costs says little: none counts for more than this
+ * part of the quantum. */
+#define MEMOP_PART 8
+#define STREAM_MEMOP_CLASS 2 /* the key that submit.c gives to operations on single words */
+#define LONGEST_COST_NS 10000000000u
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct gate_gpu gpus[CGPU_MAX_GPUS];
+
+void gate_lock(void) { pthread_mutex_lock(&lock); }
+void gate_unlock(void) { pthread_mutex_unlock(&lock); }
+
+/* With the lock. */
+struct gate_gpu *gate_gpu(int row) {
+  struct gate_gpu *gpu = &gpus[row];
+  if (!gpu->used) {
+    gpu->row = row;
+    gpu->grants = &cg_region()->grants->gpu[row];
+    gpu->used = true;
+  }
+  return gpu;
+}
+
+struct gate_gpu *gate_gpu_used(int row) { return gpus[row].used ? &gpus[row] : NULL; }
+
+uint64_t gate_quantum_ns(const struct gate_gpu *gpu) {
+  uint64_t quantum_ns = GATE_LOAD(&gpu->grants->quantum_ns);
+  return quantum_ns ? quantum_ns : GATE_QUANTUM_DEFAULT_NS;
+}
+
+static struct cgpu_usage_slot_gpu *own_slot(const struct gate_gpu *gpu) {
+  const struct cg_region *region = cg_region();
+  return region->state == CG_REGION_READY ? &region->usage->slot[region->slot].gpu[gpu->row] : NULL;
+}
+
+static void ring(const struct gate_gpu *gpu) {
+  _Atomic(uint32_t) *doorbell = (_Atomic(uint32_t) *)&cg_region()->usage->gpu[gpu->row].doorbell;
+  atomic_fetch_add(doorbell, 1);
+  futex_wake_all(doorbell, false);
+}
+
+void gate_show(struct gate_gpu *gpu, bool ring_too) {
+  struct cgpu_usage_slot_gpu *slot = own_slot(gpu);
+  if (!slot) return;
+  uint32_t word = atomic_load(&gpu->inflight) & GATE_FLAG_BUSY ? CGPU_GATE_BUSY : 0;
+  if (atomic_load(&gpu->waiters)) word |= CGPU_GATE_WANT;
+  atomic_store((_Atomic(uint32_t) *)&slot->gate, word);
+  if (!ring_too) return;
+  /* The arbiter looks by itself at a holder that has no rival, and when it closes a slot: it first
+   * stores `contenders` and `grant`, then reads the word that was stored above. */
+  bool held = CGPU_GRANT_STATE(gate_grant(gpu)) == CGPU_GRANT_OPEN;
+  bool rivals = atomic_load((const _Atomic(uint32_t) *)&gpu->grants->contenders) > 1;
+  bool idle_holder = held && rivals && !(word & CGPU_GATE_BUSY);
+  if (!held || idle_holder) ring(gpu);
+}
+
+uint64_t gate_take(struct gate_gpu *gpu, uint64_t amount) {
+  uint64_t before = atomic_fetch_add(&gpu->inflight, amount);
+  if (LIKELY(before & GATE_FLAG_BUSY)) return before;
+  gate_lock();
+  if (!(atomic_fetch_or(&gpu->inflight, GATE_FLAG_BUSY) & GATE_FLAG_BUSY)) {
+    gpu->idle_ns = 0;
+    atomic_store(&gpu->progress_ns, futex_now_ns());
+    gate_show(gpu, false);
+  }
+  gate_unlock();
+  gate_watch_start();
+  gate_watch_kick();
+  return before;
+}
+
+void gate_idle(struct gate_gpu *gpu) {
+  uint64_t nothing = GATE_FLAG_BUSY;
+  if (!atomic_compare_exchange_strong(&gpu->inflight, &nothing, 0)) return;
+  struct cgpu_usage_slot_gpu *slot = own_slot(gpu);
+  if (slot) slot->drained_ns = gpu->idle_ns ? gpu->idle_ns : futex_now_ns();
+  gpu->idle_ns = 0;
+  gate_show(gpu, true);
+}
+
+void gate_drop(struct gate_gpu *gpu, uint64_t amount) {
+  uint64_t rest = atomic_fetch_sub(&gpu->inflight, amount) - amount;
+  atomic_fetch_add(&gpu->progress, 1);
+  if (atomic_load(&gpu->waiters)) futex_wake_all(&gpu->progress, true);
+  if (rest != GATE_FLAG_BUSY) return;
+  uint64_t now_ns = futex_now_ns();
+  gpu->idle_ns = now_ns;
+  bool open = CGPU_GRANT_STATE(gate_grant(gpu)) == CGPU_GRANT_OPEN && now_ns < GATE_LOAD(&gpu->grants->grant_deadline_ns);
+  if (!open) gate_idle(gpu); /* the arbiter waits for it; in an open slot the watcher says it later */
+}
+
+/* What the launch counts for: measured, or a whole quantum. */
+static uint64_t expected_cost_ns(const struct gate_gpu *gpu, enum cg_work work, uint64_t known_ns) {
+  uint64_t quantum_ns = gate_quantum_ns(gpu);
+  uint64_t cost_ns = known_ns ? known_ns : quantum_ns;
+  if (work == CG_WORK_MEMOP && cost_ns > quantum_ns / MEMOP_PART) cost_ns = quantum_ns / MEMOP_PART;
+  return cost_ns < LONGEST_COST_NS ? cost_ns : LONGEST_COST_NS;
+}
+
+enum { PASS_STREAM, PASS_AMOUNT, PASS_SAMPLE, PASS_NOW }; /* of cg_pass.opaque */
+
+static void enter(struct cg_pass *pass, enum cg_work work, struct gate_stream *stream, uint64_t key) {
+  struct gate_gpu *gpu = stream->gpu;
+  uint32_t state = CGPU_GRANT_STATE(gate_grant(gpu));
+  if (state == CGPU_GRANT_FREE) return;
+  uint64_t known_ns = gate_cost_known(key), now_ns = 0;
+  uint64_t amount = gate_amount(expected_cost_ns(gpu, work, known_ns));
+  bool taken = state == CGPU_GRANT_OPEN;
+  if (!LIKELY(taken && gate_admits(gpu, gate_take(gpu, amount), &now_ns))) {
+    gate_wait(gpu, work, amount, taken);
+    now_ns = 0;
+  }
+  *pass = (struct cg_pass){.gpu = gpu->row, .stream = stream->stream, .work = work, .key = key};
+  bool sample = !known_ns || atomic_fetch_add_explicit(&stream->launches, 1, memory_order_relaxed) % GATE_SAMPLE == 0;
+  pass->opaque[PASS_STREAM] = (uintptr_t)stream;
+  pass->opaque[PASS_AMOUNT] = amount;
+  pass->opaque[PASS_SAMPLE] = sample;
+  pass->opaque[PASS_NOW] = now_ns;
+  uint64_t submitted = atomic_load_explicit(&stream->submitted, memory_order_relaxed);
+  bool marked = submitted == atomic_load_explicit(&stream->marked, memory_order_relaxed);
+  bool running = submitted != atomic_load_explicit(&stream->retired, memory_order_relaxed);
+  if (sample && !(marked && running)) gate_mark(stream);
+}
+
+void cg_gate_enter(struct cg_pass *pass, enum cg_work work, CUstream stream, uint64_t key) {
+  pass->gpu = -1;
+  if (work == CG_WORK_MEMOP && key == STREAM_MEMOP_CLASS) return; /* takes no time, and others may wait for it */
+  int saved = errno;
+  struct gate_stream *record = gate_stream_current(stream);
+  bool captured = record && gate_capturing() && gate_stream_captured(stream, true);
+  if (record && !captured) enter(pass, work, record, key);
+  errno = saved;
+}
+
+/* Notes what the launches since the last marker have in common; returns whether a marker is due. */
+static bool note_launch(struct gate_stream *stream, const struct cg_pass *pass, uint64_t submitted) {
+  uint64_t batch = submitted - atomic_load_explicit(&stream->marked, memory_order_relaxed);
+  if (gate_launches(batch) <= 1) {
+    uint64_t now_ns = pass->opaque[PASS_NOW];
+    atomic_store_explicit(&stream->batch_key, pass->key, memory_order_relaxed);
+    atomic_store_explicit(&stream->batch_since_ns, now_ns ? now_ns : futex_now_ns(), memory_order_relaxed);
+  } else if (atomic_load_explicit(&stream->batch_key, memory_order_relaxed) != pass->key) {
+    atomic_store_explicit(&stream->batch_key, 0, memory_order_relaxed);
+  }
+  return pass->opaque[PASS_SAMPLE] || gate_launches(batch) >= GATE_BATCH ||
+         gate_cost_ns(batch) >= gate_quantum_ns(stream->gpu) / MEMOP_PART || stream->thread || gate_capturing();
+}
+
+void cg_gate_leave(struct cg_pass *pass, CUresult result) {
+  if (pass->gpu < 0) return;
+  int saved = errno;
+  struct gate_stream *stream = (struct gate_stream *)(uintptr_t)pass->opaque[PASS_STREAM];
+  uint64_t amount = pass->opaque[PASS_AMOUNT];
+  if (result != CUDA_SUCCESS || atomic_load_explicit(&stream->gone, memory_order_relaxed)) {
+    gate_lock();
+    gate_drop(stream->gpu, amount);
+    gate_unlock();
+  } else {
+    uint64_t submitted = atomic_fetch_add(&stream->submitted, amount) + amount;
+    if (pass->work != CG_WORK_MEMOP) atomic_store_explicit(&stream->kernel_end, submitted, memory_order_relaxed);
+    if (note_launch(stream, pass, submitted)) gate_mark(stream);
+  }
+  errno = saved;
+}
+
+void cg_gate_after_fork(void) {
+  lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
+  for (unsigned i = 0; i < CGPU_MAX_GPUS; i++) gpus[i] = (struct gate_gpu){0};
+  gate_streams_after_fork();
+  gate_captures_after_fork();
+  gate_watch_after_fork();
+}

@@ -1,0 +1,207 @@
+/* hooks_pool.c - stream-ordered memory: allocated from pools, which keep what is freed into them.
+ *
+ * A pool is charged what it holds (CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT). Before an allocation the
+ * pool's likely growth is reserved, and settled after it. When that is refused, although everything
+ * in stock has been given back, the pool may still have room, freed on the stream and not yet
+ * reached: then the allocation is tried, and undone if the pool grew all the same and the quota is
+ * exceeded. For the time of that one call the card may hold that much more.
+ *
+ * Allocations on a stream that is being captured become nodes of a graph; see hooks_graph.c.
+ */
+#include "pools.h"
+#include "process.h"
+#include "share.h"
+
+struct allocation {
+  CUmemoryPool pool;
+  int gpu;
+  bool reserved;
+  uint64_t spare_bytes;
+};
+
+/* False: refused. Without an account the pool is null. */
+static bool begin(struct allocation *allocation, CUmemoryPool pool, uint64_t bytes, CUstream stream) {
+  const struct cg_driver *driver = cg_driver();
+  *allocation = (struct allocation){.gpu = -1};
+  enum cg_region_state state = cg_region()->state;
+  if (state == CG_REGION_NONE) return true;
+  if (state == CG_REGION_BROKEN) return false;
+  if (cg_capturing(stream)) return true;
+  if (!pool) {
+    struct cg_stream_scope scope;
+    CUdevice device;
+    cg_stream_enter(&scope, stream);
+    if (driver->x_cuCtxGetDevice(&device) != CUDA_SUCCESS || driver->x_cuDeviceGetMemPool(&pool, device) != CUDA_SUCCESS)
+      pool = NULL;
+    cg_stream_leave(&scope);
+  }
+  allocation->gpu = cg_pool_gpu(pool);
+  if (allocation->gpu < 0) return true;
+  allocation->pool = pool;
+  allocation->spare_bytes = bytes ? cg_pool_growth(pool, bytes) : 0;
+  allocation->reserved = cg_reserve(allocation->gpu, allocation->spare_bytes) == CG_GRANTED;
+  if (!allocation->reserved) allocation->spare_bytes = 0;
+  return allocation->reserved || cg_pool_has_room(pool, bytes);
+}
+
+static CUresult finish(const struct allocation *allocation, CUresult result, CUdeviceptr pointer, CUstream stream) {
+  const struct cg_driver *driver = cg_driver();
+  if (!allocation->pool) return result;
+  bool fits = cg_pool_settle(allocation->pool, allocation->gpu, allocation->spare_bytes);
+  if (fits || allocation->reserved || result != CUDA_SUCCESS) return result;
+  driver->cuMemFreeAsync(pointer, stream);
+  driver->cuMemPoolTrimTo(allocation->pool, 0);
+  cg_pool_settle(allocation->pool, allocation->gpu, 0);
+  return CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+CG_EXPORT CUresult cuMemAllocAsync(CUdeviceptr *dptr, size_t bytesize, CUstream hStream) {
+  CG_DRIVER(cuMemAllocAsync);
+  struct allocation allocation;
+  if (!begin(&allocation, NULL, bytesize, CG_NULL(hStream))) return CUDA_ERROR_OUT_OF_MEMORY;
+  CUresult result = driver->cuMemAllocAsync(dptr, bytesize, hStream);
+  return finish(&allocation, result, result == CUDA_SUCCESS ? *dptr : 0, CG_NULL(hStream));
+}
+
+CG_EXPORT CUresult cuMemAllocAsync_ptsz(CUdeviceptr *dptr, size_t bytesize, CUstream hStream) {
+  CG_DRIVER(cuMemAllocAsync_ptsz);
+  struct allocation allocation;
+  if (!begin(&allocation, NULL, bytesize, CG_PTSZ(hStream))) return CUDA_ERROR_OUT_OF_MEMORY;
+  CUresult result = driver->cuMemAllocAsync_ptsz(dptr, bytesize, hStream);
+  return finish(&allocation, result, result == CUDA_SUCCESS ? *dptr : 0, CG_PTSZ(hStream));
+}
+
+CG_EXPORT CUresult cuMemAllocFromPoolAsync(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream) {
+  CG_DRIVER(cuMemAllocFromPoolAsync);
+  struct allocation allocation;
+  if (pool && !begin(&allocation, pool, bytesize, CG_NULL(hStream))) return CUDA_ERROR_OUT_OF_MEMORY;
+  CUresult result = driver->cuMemAllocFromPoolAsync(dptr, bytesize, pool, hStream);
+  return pool ? finish(&allocation, result, result == CUDA_SUCCESS ? *dptr : 0, CG_NULL(hStream)) : result;
+}
+
+CG_EXPORT CUresult cuMemAllocFromPoolAsync_ptsz(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool,
+                                                CUstream hStream) {
+  CG_DRIVER(cuMemAllocFromPoolAsync_ptsz);
+  struct allocation allocation;
+  if (pool && !begin(&allocation, pool, bytesize, CG_PTSZ(hStream))) return CUDA_ERROR_OUT_OF_MEMORY;
+  CUresult result = driver->cuMemAllocFromPoolAsync_ptsz(dptr, bytesize, pool, hStream);
+  return pool ? finish(&allocation, result, result == CUDA_SUCCESS ? *dptr : 0, CG_PTSZ(hStream)) : result;
+}
+
+/* A pool's block goes back to its pool, and nothing changes for the card; one of cuMemAlloc is freed
+ * when the stream comes to it. */
+static CUresult free_async(CUresult (*real)(CUdeviceptr, CUstream), CUdeviceptr pointer, CUstream given, CUstream stream) {
+  struct cg_block block;
+  if (!cg_is_tenant() || cg_capturing(stream)) return real(pointer, given);
+  bool known = cg_block_take(CG_KIND_POINTER, pointer, &block);
+  CUresult result = real(pointer, given);
+  if (known && result == CUDA_SUCCESS) cg_free_deferred(&block, stream);
+  else if (known) cg_block_add(&block);
+  return result;
+}
+
+CG_EXPORT CUresult cuMemFreeAsync(CUdeviceptr dptr, CUstream hStream) {
+  CG_DRIVER(cuMemFreeAsync);
+  return free_async(driver->cuMemFreeAsync, dptr, hStream, CG_NULL(hStream));
+}
+
+CG_EXPORT CUresult cuMemFreeAsync_ptsz(CUdeviceptr dptr, CUstream hStream) {
+  CG_DRIVER(cuMemFreeAsync_ptsz);
+  return free_async(driver->cuMemFreeAsync_ptsz, dptr, hStream, CG_PTSZ(hStream));
+}
+
+/* ---- pools themselves ---- */
+
+/* A new pool holds nothing yet. Pools of host memory are the host's affair; a managed pool is charged
+ * to the device that it prefers, or to the current one. */
+CG_EXPORT CUresult cuMemPoolCreate(CUmemoryPool *pool, const CUmemPoolProps *poolProps) {
+  CG_DRIVER(cuMemPoolCreate);
+  if (!cg_is_tenant() || !poolProps) {
+    if (poolProps && cg_region()->state == CG_REGION_BROKEN) return CUDA_ERROR_OUT_OF_MEMORY;
+    return driver->cuMemPoolCreate(pool, poolProps);
+  }
+  bool managed = poolProps->allocType == CU_MEM_ALLOCATION_TYPE_MANAGED;
+  bool on_device = poolProps->location.type == CU_MEM_LOCATION_TYPE_DEVICE;
+  int gpu = on_device ? cg_gpu_of_device(poolProps->location.id) : managed ? cg_gpu_current() : -1;
+  if (managed && cg_refuses_managed()) {
+    cg_note_denied(gpu);
+    return CUDA_ERROR_NOT_SUPPORTED;
+  }
+  CUresult result = driver->cuMemPoolCreate(pool, poolProps);
+  if (result != CUDA_SUCCESS) return result;
+  cg_pool_note(*pool, gpu);
+  if (gpu >= 0) cg_pool_settle(*pool, gpu, 0);
+  return result;
+}
+
+CG_EXPORT CUresult cuMemPoolDestroy(CUmemoryPool pool) {
+  CG_DRIVER(cuMemPoolDestroy);
+  CUresult result = driver->cuMemPoolDestroy(pool);
+  if (result == CUDA_SUCCESS && cg_is_tenant()) cg_pool_forget(pool);
+  return result;
+}
+
+CG_EXPORT CUresult cuMemPoolTrimTo(CUmemoryPool pool, size_t minBytesToKeep) {
+  CG_DRIVER(cuMemPoolTrimTo);
+  CUresult result = driver->cuMemPoolTrimTo(pool, minBytesToKeep);
+  int gpu = result == CUDA_SUCCESS && cg_is_tenant() ? cg_pool_gpu(pool) : -1;
+  if (gpu >= 0) cg_pool_settle(pool, gpu, 0);
+  return result;
+}
+
+/* A lower release threshold may release memory; nothing that can be set makes a pool grow. */
+CG_EXPORT CUresult cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute attr, void *value) {
+  CG_DRIVER(cuMemPoolSetAttribute);
+  CUresult result = driver->cuMemPoolSetAttribute(pool, attr, value);
+  int gpu = result == CUDA_SUCCESS && cg_is_tenant() ? cg_pool_gpu(pool) : -1;
+  if (gpu >= 0) cg_pool_settle(pool, gpu, 0);
+  return result;
+}
+
+/* Which pool a device allocates from next: each pool is charged by itself, whichever that is. */
+CG_EXPORT CUresult cuDeviceSetMemPool(CUdevice dev, CUmemoryPool pool) {
+  CG_DRIVER(cuDeviceSetMemPool);
+  CUresult result = driver->cuDeviceSetMemPool(dev, pool);
+  if (result == CUDA_SUCCESS && cg_is_tenant()) cg_pool_gpu(pool); /* takes note of it */
+  return result;
+}
+
+CG_EXPORT CUresult cuMemPoolExportToShareableHandle(void *handle_out, CUmemoryPool pool,
+                                                    CUmemAllocationHandleType handleType, unsigned long long flags) {
+  CG_DRIVER(cuMemPoolExportToShareableHandle);
+  CUresult result = driver->cuMemPoolExportToShareableHandle(handle_out, pool, handleType, flags);
+  if (result != CUDA_SUCCESS || !cg_is_tenant()) return result;
+  uint64_t digest = cg_digest_shareable(handle_out, handleType, false);
+  cg_export_offer(digest);
+  cg_pool_exported(pool, digest);
+  return result;
+}
+
+CG_EXPORT CUresult cuMemPoolImportFromShareableHandle(CUmemoryPool *pool_out, void *handle,
+                                                      CUmemAllocationHandleType handleType, unsigned long long flags) {
+  CG_DRIVER(cuMemPoolImportFromShareableHandle);
+  uint64_t digest = cg_digest_shareable(handle, handleType, true);
+  if (!cg_export_open(digest)) {
+    cg_note_denied(cg_gpu_current());
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  CUresult result = driver->cuMemPoolImportFromShareableHandle(pool_out, handle, handleType, flags);
+  if (result == CUDA_SUCCESS && cg_is_tenant()) {
+    cg_pool_note(*pool_out, CG_UNCHARGED_GPU); /* the exporter is charged */
+    cg_pool_exported(*pool_out, digest);
+  } else {
+    cg_export_leave(digest);
+  }
+  return result;
+}
+
+/* Blocks of an imported pool need an imported pool, which has passed the check above. */
+CG_EXPORT CUresult cuMemPoolImportPointer(CUdeviceptr *ptr_out, CUmemoryPool pool, CUmemPoolPtrExportData *shareData) {
+  CG_DRIVER(cuMemPoolImportPointer);
+  return driver->cuMemPoolImportPointer(ptr_out, pool, shareData);
+}
+
+CG_EXPORT CUresult cuMemPoolExportPointer(CUmemPoolPtrExportData *shareData_out, CUdeviceptr ptr) {
+  CG_DRIVER(cuMemPoolExportPointer);
+  return driver->cuMemPoolExportPointer(shareData_out, ptr);
+}

@@ -1,0 +1,44 @@
+/* pools.h - memory that the driver keeps in stock: pools, the graph memory of a device, and blocks
+ * that are freed in stream order. Charged by what is kept, not by what is handed out. */
+#ifndef CGPU_SHIM_POOLS_H
+#define CGPU_SHIM_POOLS_H
+
+#include "memory.h"
+
+#define CG_UNCHARGED_GPU 255 /* of a pool whose memory is the host's, or another process's */
+
+/* The stream's device is made current for as long as this lives; null streams: the current one. */
+struct cg_stream_scope {
+  CUcontext pushed; /* to be popped again; null: nothing */
+};
+void cg_stream_enter(struct cg_stream_scope *scope, CUstream stream);
+void cg_stream_leave(struct cg_stream_scope *scope);
+
+bool cg_capturing(CUstream stream);
+
+/* From now on there is something in stock that can be given back. */
+void cg_stocks_watch(void);
+
+/* Takes note of a pool; gpu as in cg_gpu_of_device, or CG_UNCHARGED_GPU. */
+void cg_pool_note(CUmemoryPool pool, int gpu);
+/* The GPU row whose quota a pool is charged to; -1: it is not charged. */
+int cg_pool_gpu(CUmemoryPool pool);
+/* Sets the charge of a pool to what it holds now, `spare_bytes` having been reserved for its growth;
+ * false when it grew beyond that, and the quota is exceeded by it. */
+bool cg_pool_settle(CUmemoryPool pool, int gpu, uint64_t spare_bytes);
+/* What a pool is likely to grow by when it must grow for a block. */
+uint64_t cg_pool_growth(CUmemoryPool pool, uint64_t bytes);
+/* Whether what the pool holds and does not use would do for a block. */
+bool cg_pool_has_room(CUmemoryPool pool, uint64_t bytes);
+/* A destroyed pool; the digest is what it was exported as, or 0. */
+void cg_pool_forget(CUmemoryPool pool);
+void cg_pool_exported(CUmemoryPool pool, uint64_t digest);
+
+/* The block was freed on the stream; its charge is returned when the stream has come to it. */
+void cg_free_deferred(const struct cg_block *block, CUstream stream);
+
+/* hooks_graph.c */
+void cg_graph_settle(int gpu, uint64_t spare_bytes);
+bool cg_graph_trim(int gpu);
+
+#endif

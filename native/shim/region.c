@@ -1,0 +1,212 @@
+/* region.c - the tenant's files: where they are, whether they can be used, which device is whose.
+ *
+ * The folder is named by CGPU_REGION, which is read once, before the first mapping, or is the place
+ * where containers have it mounted. Naming a folder makes the process a tenant: if its files cannot
+ * be used, allocations are refused. Without the variable and without the folder there is no tenant.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "memory.h"
+#include "region_slot.h"
+
+#define MOUNTED "/run/cgpu/tenant"
+
+/* ---- memory that a forked child finds zeroed ---- */
+
+static _Atomic(struct cg_process *) process_memory;
+
+static void in_child(void) {
+  struct cg_process *process = atomic_load(&process_memory);
+  if (process) memset(process, 0, sizeof *process);
+  cg_slot_forget_parent();
+  cg_gate_after_fork();
+}
+
+static struct cg_process *create_process(void) {
+  static struct cg_process fallback; /* without memory for a mapping; forks are then seen by the handler alone */
+  int saved = errno;
+  struct cg_process *fresh = mmap(NULL, sizeof *fresh, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (fresh == MAP_FAILED) fresh = &fallback;
+  else madvise(fresh, sizeof *fresh, MADV_WIPEONFORK);
+  struct cg_process *first = NULL;
+  if (atomic_compare_exchange_strong(&process_memory, &first, fresh)) {
+    pthread_atfork(NULL, NULL, in_child);
+    first = fresh;
+  } else if (fresh != &fallback) {
+    munmap(fresh, sizeof *fresh);
+  }
+  errno = saved;
+  return first;
+}
+
+struct cg_process *cg_process(void) {
+  struct cg_process *process = atomic_load_explicit(&process_memory, memory_order_acquire);
+  return process ? process : create_process();
+}
+
+/* ---- the files ---- */
+
+/* Opens and maps one file of the folder; null, with the cause said, when it cannot be used. */
+static void *map_file(const char *folder, const char *name, uint64_t magic, size_t bytes, int open_flags, int prot) {
+  char path[4200];
+  snprintf(path, sizeof path, "%s/%s", folder, name);
+  int fd = open(path, open_flags | O_CLOEXEC | O_NOCTTY);
+  if (fd < 0) {
+    cg_say("memory is refused: cannot open %s: %s", path, strerror(errno));
+    return NULL;
+  }
+  struct stat status;
+  if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode) || (uint64_t)status.st_size < bytes) {
+    cg_say("memory is refused: %s is truncated: %lld bytes, expected %zu", path, (long long)status.st_size, bytes);
+    close(fd);
+    return NULL;
+  }
+  void *memory = mmap(NULL, bytes, prot, MAP_SHARED, fd, 0);
+  int error = errno;
+  close(fd);
+  if (memory == MAP_FAILED) {
+    cg_say("memory is refused: cannot map %s: %s", path, strerror(error));
+    return NULL;
+  }
+  const struct cgpu_grants_header *header = memory; /* both files begin alike */
+  if (__atomic_load_n(&header->magic, __ATOMIC_ACQUIRE) != magic) {
+    cg_say("memory is refused: %s is not a file of cgpu", path);
+  } else if (header->major != CGPU_REGION_MAJOR) {
+    cg_say("memory is refused: %s has version %u, this library knows version %u", path, header->major,
+           CGPU_REGION_MAJOR);
+  } else if (header->size_bytes > (uint64_t)status.st_size) {
+    cg_say("memory is refused: %s is truncated: %lld bytes, expected %llu", path, (long long)status.st_size,
+           (unsigned long long)header->size_bytes);
+  } else {
+    return memory;
+  }
+  munmap(memory, bytes);
+  return NULL;
+}
+
+_Static_assert(offsetof(struct cgpu_grants_header, major) == offsetof(struct cgpu_usage_header, major) &&
+                   offsetof(struct cgpu_grants_header, size_bytes) == offsetof(struct cgpu_usage_header, size_bytes),
+               "both files begin alike");
+
+/* The tenant's folder as an absolute path, or null when this process is no tenant. */
+static const char *find_folder(char *buffer, size_t size) {
+  const char *named = getenv("CGPU_REGION");
+  if (!named) return access(MOUNTED, F_OK) == 0 ? MOUNTED : NULL;
+  if (named[0] == '/' || !getcwd(buffer, size)) return named;
+  size_t length = strlen(buffer);
+  snprintf(buffer + length, size - length, "/%s", named);
+  return buffer;
+}
+
+static void find_and_map(struct cg_files *files) {
+  char absolute[4096];
+  const char *folder = find_folder(absolute, sizeof absolute);
+  if (!folder) return; /* CG_REGION_NONE */
+  files->state = CG_REGION_BROKEN;
+  if (snprintf(files->locks, sizeof files->locks, "%s/locks", folder) >= (int)sizeof files->locks) {
+    cg_say("memory is refused: the path in CGPU_REGION is too long");
+    return;
+  }
+  files->grants = map_file(folder, "grants", CGPU_GRANTS_MAGIC, sizeof(struct cgpu_grants), O_RDONLY, PROT_READ);
+  if (!files->grants) return;
+  files->usage =
+      map_file(folder, "usage", CGPU_USAGE_MAGIC, sizeof(struct cgpu_usage), O_RDWR, PROT_READ | PROT_WRITE);
+  if (!files->usage) return;
+  if (access(files->locks, W_OK) != 0) {
+    cg_say("memory is refused: cannot write %s: %s", files->locks, strerror(errno));
+    return;
+  }
+  files->state = CG_REGION_READY;
+}
+
+const struct cg_files *cg_files(void) {
+  static struct cg_files found;
+  static _Atomic(bool) looked;
+  if (atomic_load_explicit(&looked, memory_order_acquire)) return &found;
+  struct cg_process *process = cg_process();
+  int saved = errno, cancel;
+  pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel); /* open() would cancel with the lock held */
+  cg_lock_take(&process->region_lock);
+  if (!atomic_load(&looked)) {
+    memset(&found, 0, sizeof found);
+    find_and_map(&found);
+    atomic_store_explicit(&looked, true, memory_order_release);
+  }
+  cg_lock_give(&process->region_lock);
+  pthread_setcancelstate(cancel, NULL);
+  errno = saved;
+  return &found;
+}
+
+const struct cg_region *cg_region(void) {
+  struct cg_process *process = cg_process();
+  if (atomic_load_explicit(&process->registered, memory_order_acquire)) return &process->region;
+  const struct cg_files *files = cg_files();
+  const struct cg_driver *driver = cg_driver();
+  int saved = errno, cancel, version = 0;
+  if (driver && driver->x_cuDriverGetVersion) driver->x_cuDriverGetVersion(&version);
+  pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+  cg_lock_take(&process->region_lock);
+  if (!atomic_load(&process->registered)) {
+    process->driver_version = version;
+    process->region = (struct cg_region){files->state, files->grants, files->usage, CGPU_NO_SLOT};
+    if (files->state == CG_REGION_READY && !cg_slot_register(process)) {
+      process->region.state = CG_REGION_BROKEN; /* tried again at the next call: slots become free */
+    } else {
+      atomic_store_explicit(&process->registered, true, memory_order_release);
+    }
+  }
+  cg_lock_give(&process->region_lock);
+  pthread_setcancelstate(cancel, NULL);
+  errno = saved;
+  return &process->region;
+}
+
+bool cg_is_tenant(void) { return cg_files()->state == CG_REGION_READY; }
+
+bool cg_refuses_managed(void) {
+  const struct cg_files *files = cg_files();
+  return files->state == CG_REGION_READY &&
+         __atomic_load_n(&files->grants->header.flags, __ATOMIC_RELAXED) & CGPU_TENANT_REFUSE_MANAGED;
+}
+
+/* ---- devices ---- */
+
+static int gpu_of_uuid(const struct cgpu_grants *grants, const CUuuid *uuid) {
+  for (unsigned gpu = 0; gpu < CGPU_MAX_GPUS; gpu++) {
+    const struct cgpu_grants_gpu *row = &grants->gpu[gpu];
+    if (__atomic_load_n(&row->flags, __ATOMIC_ACQUIRE) & CGPU_GPU_PRESENT && memcmp(row->uuid, uuid, 16) == 0)
+      return (int)gpu;
+  }
+  return -1;
+}
+
+int cg_gpu_of_device(CUdevice device) {
+  if (device < 0 || device >= CG_MAX_DEVICES) return -1;
+  struct cg_process *process = cg_process();
+  uint8_t known = atomic_load_explicit(&process->gpu_of_device[device], memory_order_relaxed);
+  if (known) return known - 1;
+  const struct cg_files *files = cg_files();
+  const struct cg_driver *driver = cg_driver();
+  CUuuid uuid;
+  if (files->state != CG_REGION_READY || !driver || !driver->x_cuDeviceGetUuid) return -1;
+  if (driver->x_cuDeviceGetUuid(&uuid, device) != CUDA_SUCCESS) return -1;
+  int gpu = gpu_of_uuid(files->grants, &uuid);
+  if (gpu >= 0) atomic_store_explicit(&process->gpu_of_device[device], (uint8_t)(gpu + 1), memory_order_relaxed);
+  return gpu;
+}
+
+int cg_gpu_current(void) {
+  const struct cg_driver *driver = cg_driver();
+  CUdevice device;
+  if (!driver || !driver->x_cuCtxGetDevice || driver->x_cuCtxGetDevice(&device) != CUDA_SUCCESS) return -1;
+  return cg_gpu_of_device(device);
+}
