@@ -1,0 +1,293 @@
+/* arbiter.c - the thread of arbiter.h: files and futexes around the state machine of turns.h. */
+#include "arbiter.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+
+#include "futex_words.h"
+#include "seat.h"
+
+#define HEARTBEAT_NS 50000000u
+#define POLL_NS 1000000u /* where the kernel cannot wait on several words */
+#define WINDOW_MAX_NS 2000000000u
+
+struct cgpu_arbiter {
+  pthread_mutex_t lock; /* of everything below; not held while the thread sleeps */
+  pthread_t thread;
+  _Atomic(uint32_t) control; /* futex word: something was changed from outside */
+  bool stop;
+  struct cgpu_turns turns;
+  struct cgpu_seat seat[CGPU_POLICY_TENANTS]; /* same places as in turns */
+  uint64_t heartbeat_ns;                      /* latest */
+  uint64_t wakeups, cpu_ns;
+};
+
+static void look(struct cgpu_arbiter *arbiter, unsigned place) {
+  bool want, busy;
+  cgpu_seat_read(&arbiter->seat[place], &want, &busy);
+  cgpu_arbiter_turns_observe(&arbiter->turns, (int)place, want, busy);
+}
+
+static void look_at_all(struct cgpu_arbiter *arbiter) {
+  for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
+    if (arbiter->seat[i].taken) look(arbiter, i);
+  }
+}
+
+/* Publishes what was decided. A tenant whose grant was closed, or that now has rivals, may have
+ * acted on the old one meanwhile, without ringing: it is looked at again. True: it was necessary. */
+static bool publish(struct cgpu_arbiter *arbiter) {
+  bool again = false;
+  for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
+    struct cgpu_seat *seat = &arbiter->seat[i];
+    if (!seat->taken) continue;
+    struct cgpu_turns_grant old = seat->published;
+    struct cgpu_turns_grant grant = cgpu_arbiter_turns_grant(&arbiter->turns, (int)i);
+    cgpu_seat_publish(seat, grant);
+    if (grant.state == old.state && grant.contenders <= old.contenders) continue;
+    look(arbiter, i);
+    again = true;
+  }
+  return again;
+}
+
+static void beat(struct cgpu_arbiter *arbiter, uint64_t now_ns) {
+  arbiter->heartbeat_ns = now_ns;
+  for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
+    struct cgpu_seat *seat = &arbiter->seat[i];
+    if (seat->taken) cgpu_seat_beat(seat, now_ns, arbiter->turns.policy.tenant[i].charged_ns);
+  }
+}
+
+/* One pass over the state machine. `place`: whose doorbell rang; negative: any. Returns when the
+ * next pass is due. */
+static uint64_t step(struct cgpu_arbiter *arbiter, int place) {
+  uint64_t now_ns = futex_now_ns(), next_ns;
+  cgpu_arbiter_turns_advance(&arbiter->turns, now_ns);
+  bool heartbeat = now_ns - arbiter->heartbeat_ns >= HEARTBEAT_NS;
+  if (place >= 0 && !heartbeat) {
+    look(arbiter, (unsigned)place);
+  } else {
+    look_at_all(arbiter);
+  }
+  do {
+    next_ns = cgpu_arbiter_turns_decide(&arbiter->turns);
+  } while (publish(arbiter));
+  if (heartbeat) beat(arbiter, now_ns);
+  uint64_t beat_ns = arbiter->heartbeat_ns + HEARTBEAT_NS;
+  return next_ns < beat_ns ? next_ns : beat_ns;
+}
+
+/* Sleeps until a word changes or the time has come. Returns the place whose doorbell rang, or a
+ * negative number when all must be looked at. Called with the lock, which it gives up meanwhile. */
+static int sleep_until(struct cgpu_arbiter *arbiter, uint64_t until_ns) {
+  struct futex_word words[1 + CGPU_POLICY_TENANTS];
+  int places[1 + CGPU_POLICY_TENANTS];
+  unsigned count = 1;
+  words[0] = futex_word_of(&arbiter->control, atomic_load(&arbiter->control), true);
+  places[0] = -1;
+  for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
+    struct cgpu_seat *seat = &arbiter->seat[i];
+    if (!seat->taken || !seat->readable) continue;
+    places[count] = (int)i;
+    words[count++] = futex_word_of(cgpu_seat_doorbell(seat), seat->doorbell, false);
+  }
+  pthread_mutex_unlock(&arbiter->lock);
+  int woken = futex_wait_any(words, count, until_ns, POLL_NS);
+  /* A tenant has shortened its file between the read and the wait: wait without doorbells once. */
+  if (woken == -EFAULT) futex_wait_one(&words[0], futex_now_ns() + POLL_NS);
+  pthread_mutex_lock(&arbiter->lock);
+  return woken > 0 ? places[woken] : -1;
+}
+
+static uint64_t thread_cpu_ns(void) {
+  struct timespec used;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+  return (uint64_t)used.tv_sec * 1000000000u + (uint64_t)used.tv_nsec;
+}
+
+static void *run(void *argument) {
+  struct cgpu_arbiter *arbiter = argument;
+  prctl(PR_SET_NAME, "cgpu-arbiter");
+  prctl(PR_SET_TIMERSLACK, 1000); /* turns end on time; the default slack is 50 us */
+  pthread_mutex_lock(&arbiter->lock);
+  int place = -1;
+  while (!arbiter->stop) {
+    uint64_t until_ns = step(arbiter, place);
+    arbiter->cpu_ns = thread_cpu_ns();
+    place = sleep_until(arbiter, until_ns);
+    arbiter->wakeups++;
+  }
+  pthread_mutex_unlock(&arbiter->lock);
+  return NULL;
+}
+
+static int find(const struct cgpu_arbiter *arbiter, uint64_t id) {
+  for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
+    if (arbiter->seat[i].taken && arbiter->seat[i].id == id) return (int)i;
+  }
+  return CGPU_POLICY_NOBODY;
+}
+
+static uint32_t least_share_ppm(const struct cgpu_arbiter *arbiter) {
+  uint32_t least = 1000000;
+  for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
+    if (!arbiter->seat[i].taken) continue;
+    uint32_t share = cgpu_arbiter_policy_share_ppm(&arbiter->turns.policy, (int)i);
+    if (share < least) least = share;
+  }
+  return least ? least : 1;
+}
+
+/* Divides the common window anew: parts side by side, the least of them one quantum long. */
+static void set_shares(struct cgpu_arbiter *arbiter) {
+  struct cgpu_seat_share share = {.quantum_ns = arbiter->turns.policy.quantum_ns};
+  share.window_ns = share.quantum_ns * 1000000 / least_share_ppm(arbiter);
+  if (share.window_ns > WINDOW_MAX_NS) share.window_ns = WINDOW_MAX_NS;
+  for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
+    if (!arbiter->seat[i].taken) continue;
+    share.share_ppm = cgpu_arbiter_policy_share_ppm(&arbiter->turns.policy, (int)i);
+    cgpu_seat_set_share(&arbiter->seat[i], share);
+    share.offset_ppm += share.share_ppm;
+  }
+}
+
+/* After a change from outside, with the lock. */
+static void changed(struct cgpu_arbiter *arbiter) {
+  set_shares(arbiter);
+  arbiter->heartbeat_ns = 0;
+  atomic_fetch_add(&arbiter->control, 1);
+  futex_wake_all(&arbiter->control, true);
+}
+
+static int check_policy(uint32_t policy, uint64_t quantum_ns) {
+  if (!cgpu_arbiter_policy_known(policy)) return EOPNOTSUPP;
+  return quantum_ns < CGPU_ARBITER_QUANTUM_MIN_NS || quantum_ns > CGPU_ARBITER_QUANTUM_MAX_NS ? EINVAL : 0;
+}
+
+int cgpu_arbiter_start(uint32_t policy, uint64_t quantum_ns, struct cgpu_arbiter **out) {
+  int error = check_policy(policy, quantum_ns);
+  if (error) return error;
+  struct cgpu_arbiter *arbiter = calloc(1, sizeof *arbiter);
+  if (!arbiter) return ENOMEM;
+  pthread_mutex_init(&arbiter->lock, NULL);
+  cgpu_arbiter_turns_init(&arbiter->turns, policy, quantum_ns, futex_now_ns());
+  sigset_t all, old; /* the signals of the process are its main thread's */
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old);
+  error = pthread_create(&arbiter->thread, NULL, run, arbiter);
+  pthread_sigmask(SIG_SETMASK, &old, NULL);
+  if (error) {
+    free(arbiter);
+    return error;
+  }
+  *out = arbiter;
+  return 0;
+}
+
+void cgpu_arbiter_stop(struct cgpu_arbiter *arbiter) {
+  pthread_mutex_lock(&arbiter->lock);
+  arbiter->stop = true;
+  changed(arbiter);
+  pthread_mutex_unlock(&arbiter->lock);
+  pthread_join(arbiter->thread, NULL);
+  for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
+    if (!arbiter->seat[i].taken) continue;
+    cgpu_seat_abandon(&arbiter->seat[i]);
+    cgpu_seat_close(&arbiter->seat[i]);
+  }
+  pthread_mutex_destroy(&arbiter->lock);
+  free(arbiter);
+}
+
+static int add(struct cgpu_arbiter *arbiter, uint64_t id, int usage_fd, int grants_fd, uint32_t row,
+               const struct cgpu_arbiter_share *share) {
+  if (find(arbiter, id) != CGPU_POLICY_NOBODY) return EEXIST;
+  int place = cgpu_arbiter_policy_join(&arbiter->turns.policy, share->weight, share->compute_percent, share->priority);
+  if (place == CGPU_POLICY_NOBODY) return ENOSPC;
+  int error = cgpu_seat_open(&arbiter->seat[place], id, usage_fd, grants_fd, row);
+  if (error) cgpu_arbiter_policy_leave(&arbiter->turns.policy, place);
+  return error;
+}
+
+int cgpu_arbiter_add(struct cgpu_arbiter *arbiter, uint64_t id, int usage_fd, int grants_fd, uint32_t row,
+                     const struct cgpu_arbiter_share *share) {
+  pthread_mutex_lock(&arbiter->lock);
+  int error = add(arbiter, id, usage_fd, grants_fd, row, share);
+  if (!error) changed(arbiter);
+  pthread_mutex_unlock(&arbiter->lock);
+  return error;
+}
+
+int cgpu_arbiter_remove(struct cgpu_arbiter *arbiter, uint64_t id) {
+  pthread_mutex_lock(&arbiter->lock);
+  int place = find(arbiter, id);
+  if (place != CGPU_POLICY_NOBODY) {
+    cgpu_arbiter_turns_advance(&arbiter->turns, futex_now_ns());
+    cgpu_arbiter_turns_leave(&arbiter->turns, place);
+    cgpu_seat_publish(&arbiter->seat[place], (struct cgpu_turns_grant){.state = CGPU_GRANT_FREE});
+    cgpu_seat_close(&arbiter->seat[place]);
+    changed(arbiter);
+  }
+  pthread_mutex_unlock(&arbiter->lock);
+  return place == CGPU_POLICY_NOBODY ? ENOENT : 0;
+}
+
+int cgpu_arbiter_update(struct cgpu_arbiter *arbiter, uint64_t id, const struct cgpu_arbiter_share *share) {
+  pthread_mutex_lock(&arbiter->lock);
+  int place = find(arbiter, id);
+  if (place != CGPU_POLICY_NOBODY) {
+    cgpu_arbiter_turns_advance(&arbiter->turns, futex_now_ns());
+    cgpu_arbiter_policy_set(&arbiter->turns.policy, place, share->weight, share->compute_percent, share->priority);
+    changed(arbiter);
+  }
+  pthread_mutex_unlock(&arbiter->lock);
+  return place == CGPU_POLICY_NOBODY ? ENOENT : 0;
+}
+
+int cgpu_arbiter_set_policy(struct cgpu_arbiter *arbiter, uint32_t policy, uint64_t quantum_ns) {
+  int error = check_policy(policy, quantum_ns);
+  if (error) return error;
+  pthread_mutex_lock(&arbiter->lock);
+  cgpu_arbiter_turns_advance(&arbiter->turns, futex_now_ns());
+  cgpu_arbiter_turns_policy(&arbiter->turns, policy, quantum_ns);
+  changed(arbiter);
+  pthread_mutex_unlock(&arbiter->lock);
+  return 0;
+}
+
+void cgpu_arbiter_counters(struct cgpu_arbiter *arbiter, struct cgpu_arbiter_counters *counters) {
+  pthread_mutex_lock(&arbiter->lock);
+  const struct cgpu_policy *policy = &arbiter->turns.policy;
+  *counters = (struct cgpu_arbiter_counters){.turns = policy->turns,
+                                             .overruns = arbiter->turns.overruns,
+                                             .wakeups = arbiter->wakeups,
+                                             .cpu_ns = arbiter->cpu_ns};
+  for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
+    if (!arbiter->seat[i].taken) continue;
+    counters->tenants++;
+    counters->charged_ns += policy->tenant[i].charged_ns;
+  }
+  pthread_mutex_unlock(&arbiter->lock);
+}
+
+int cgpu_arbiter_tenant(struct cgpu_arbiter *arbiter, uint64_t id, struct cgpu_arbiter_tenant_counters *counters) {
+  pthread_mutex_lock(&arbiter->lock);
+  int place = find(arbiter, id);
+  if (place != CGPU_POLICY_NOBODY) {
+    const struct cgpu_turns *turns = &arbiter->turns;
+    *counters = (struct cgpu_arbiter_tenant_counters){
+        .charged_ns = turns->policy.tenant[place].charged_ns,
+        .want = turns->tenant[place].want,
+        .busy = turns->tenant[place].busy,
+        .holder = turns->holder == place,
+        .share_ppm = cgpu_arbiter_policy_share_ppm(&turns->policy, place),
+    };
+  }
+  pthread_mutex_unlock(&arbiter->lock);
+  return place == CGPU_POLICY_NOBODY ? ENOENT : 0;
+}

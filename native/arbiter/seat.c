@@ -1,0 +1,139 @@
+/* seat.c - see seat.h. */
+#include "seat.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "futex_words.h"
+
+#define SLOTS_PER_READ 16u
+
+/* The region's fields are plain integers in the contract and atomics here. */
+#define ATOMIC(pointer) ((_Atomic(__typeof__(*(pointer))) *)(pointer))
+#define STORE(pointer, value) atomic_store_explicit(ATOMIC(pointer), (value), memory_order_relaxed)
+
+static bool read_at(int fd, void *buffer, size_t bytes, uint64_t offset) {
+  return pread(fd, buffer, bytes, (off_t)offset) == (ssize_t)bytes;
+}
+
+static int check(int usage_fd, int grants_fd) {
+  struct cgpu_usage_header usage;
+  struct cgpu_grants_header grants;
+  struct stat usage_stat, grants_stat;
+  if (fstat(usage_fd, &usage_stat) || fstat(grants_fd, &grants_stat)) return errno;
+  if (!read_at(usage_fd, &usage, sizeof usage, 0) || !read_at(grants_fd, &grants, sizeof grants, 0)) return EPROTO;
+  bool sizes = (size_t)usage_stat.st_size >= sizeof(struct cgpu_usage) &&
+               (size_t)grants_stat.st_size >= sizeof(struct cgpu_grants);
+  bool magics = usage.magic == CGPU_USAGE_MAGIC && grants.magic == CGPU_GRANTS_MAGIC;
+  bool majors = usage.major == CGPU_REGION_MAJOR && grants.major == CGPU_REGION_MAJOR;
+  return sizes && magics && majors ? 0 : EPROTO;
+}
+
+int cgpu_seat_open(struct cgpu_seat *seat, uint64_t id, int usage_fd, int grants_fd, uint32_t row) {
+  if (row >= CGPU_MAX_GPUS) return EINVAL;
+  int error = check(usage_fd, grants_fd);
+  if (error) return error;
+  *seat = (struct cgpu_seat){.id = id, .row = row, .readable = true};
+  seat->usage_fd = fcntl(usage_fd, F_DUPFD_CLOEXEC, 3);
+  if (seat->usage_fd < 0) return errno;
+  /* PROT_READ: nothing of the tenant's is written by the arbiter. */
+  seat->usage = mmap(NULL, sizeof(struct cgpu_usage), PROT_READ, MAP_SHARED, usage_fd, 0);
+  void *grants = mmap(NULL, sizeof(struct cgpu_grants), PROT_READ | PROT_WRITE, MAP_SHARED, grants_fd, 0);
+  if (seat->usage == MAP_FAILED || grants == MAP_FAILED) {
+    error = errno;
+    if (seat->usage != MAP_FAILED) munmap(seat->usage, sizeof(struct cgpu_usage));
+    if (grants != MAP_FAILED) munmap(grants, sizeof(struct cgpu_grants));
+    close(seat->usage_fd);
+    return error;
+  }
+  seat->grants = grants;
+  seat->taken = true;
+  seat->published.state = CGPU_GRANT_STATE(atomic_load(ATOMIC(&seat->grants->gpu[row].grant)));
+  return 0;
+}
+
+void cgpu_seat_close(struct cgpu_seat *seat) {
+  munmap(seat->usage, sizeof(struct cgpu_usage));
+  munmap(seat->grants, sizeof(struct cgpu_grants));
+  close(seat->usage_fd);
+  seat->taken = false;
+}
+
+const _Atomic(uint32_t) *cgpu_seat_doorbell(const struct cgpu_seat *seat) {
+  const char *usage = seat->usage;
+  return (const _Atomic(uint32_t) *)(usage + offsetof(struct cgpu_usage, gpu) +
+                                     seat->row * sizeof(struct cgpu_usage_gpu) +
+                                     offsetof(struct cgpu_usage_gpu, doorbell));
+}
+
+static bool read_slots(const struct cgpu_seat *seat, uint32_t *gate) {
+  static _Thread_local struct cgpu_usage_slot slots[SLOTS_PER_READ];
+  uint32_t seen;
+  if (!read_at(seat->usage_fd, &seen, sizeof seen, offsetof(struct cgpu_usage_header, slots_seen))) return false;
+  if (seen > CGPU_MAX_SLOTS) seen = CGPU_MAX_SLOTS;
+  for (uint32_t first = 0; first < seen; first += SLOTS_PER_READ) {
+    uint32_t count = seen - first < SLOTS_PER_READ ? seen - first : SLOTS_PER_READ;
+    uint64_t offset = offsetof(struct cgpu_usage, slot) + (uint64_t)first * sizeof slots[0];
+    if (!read_at(seat->usage_fd, slots, count * sizeof slots[0], offset)) return false;
+    for (uint32_t i = 0; i < count; i++) {
+      if (slots[i].header.state == CGPU_SLOT_LIVE) *gate |= slots[i].gpu[seat->row].gate;
+    }
+  }
+  return true;
+}
+
+void cgpu_seat_read(struct cgpu_seat *seat, bool *want, bool *busy) {
+  uint32_t gate = 0;
+  uint64_t doorbell = (uintptr_t)cgpu_seat_doorbell(seat) - (uintptr_t)seat->usage;
+  /* First the doorbell, then what it announces: a ring after this read ends the next wait at once.
+   * And both after whatever was published before: a process shows that it is busy before it looks
+   * at its grant, the arbiter closes the grant before it looks whether the process is busy. */
+  atomic_thread_fence(memory_order_seq_cst);
+  seat->readable = read_at(seat->usage_fd, &seat->doorbell, sizeof seat->doorbell, doorbell);
+  atomic_thread_fence(memory_order_seq_cst);
+  seat->readable = seat->readable && read_slots(seat, &gate);
+  *want = seat->readable && gate & CGPU_GATE_WANT;
+  *busy = seat->readable && gate & CGPU_GATE_BUSY;
+}
+
+void cgpu_seat_publish(struct cgpu_seat *seat, struct cgpu_turns_grant grant) {
+  struct cgpu_turns_grant old = seat->published;
+  struct cgpu_grants_gpu *gpu = &seat->grants->gpu[seat->row];
+  bool open = grant.state == CGPU_GRANT_OPEN;
+  if (grant.contenders != old.contenders) atomic_store(ATOMIC(&gpu->contenders), grant.contenders);
+  if (open && grant.deadline_ns != old.deadline_ns) STORE(&gpu->grant_deadline_ns, grant.deadline_ns);
+  bool later = open && old.state == CGPU_GRANT_OPEN && grant.deadline_ns > old.deadline_ns;
+  seat->published = grant;
+  if (grant.state == old.state && !later) return;
+  uint32_t epoch = (atomic_load(ATOMIC(&gpu->grant)) >> 2) + 1;
+  atomic_store(ATOMIC(&gpu->grant), epoch << 2 | grant.state);
+  if (grant.state != CGPU_GRANT_CLOSED) futex_wake_all(ATOMIC(&gpu->grant), false);
+}
+
+void cgpu_seat_set_share(struct cgpu_seat *seat, struct cgpu_seat_share share) {
+  struct cgpu_grants_gpu *gpu = &seat->grants->gpu[seat->row];
+  STORE(&gpu->share_ppm, share.share_ppm);
+  STORE(&gpu->share_offset_ppm, share.offset_ppm);
+  STORE(&gpu->share_window_ns, share.window_ns);
+  STORE(&gpu->quantum_ns, share.quantum_ns);
+}
+
+void cgpu_seat_beat(struct cgpu_seat *seat, uint64_t now_ns, uint64_t busy_ns) {
+  STORE(&seat->grants->gpu[seat->row].busy_ns, busy_ns);
+  STORE(&seat->grants->header.heartbeat_ns, now_ns);
+}
+
+void cgpu_seat_abandon(struct cgpu_seat *seat) {
+  struct cgpu_grants_gpu *gpu = &seat->grants->gpu[seat->row];
+  bool managed = seat->published.state != CGPU_GRANT_FREE;
+  atomic_store(ATOMIC(&seat->grants->header.heartbeat_ns), 0);
+  if (!managed) return;
+  uint32_t epoch = (atomic_load(ATOMIC(&gpu->grant)) >> 2) + 1;
+  atomic_store(ATOMIC(&gpu->grant), epoch << 2 | CGPU_GRANT_CLOSED);
+  futex_wake_all(ATOMIC(&gpu->grant), false);
+}

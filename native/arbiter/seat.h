@@ -1,0 +1,50 @@
+/* seat.h - one tenant's files as the arbiter of one GPU uses them.
+ *
+ * The usage file belongs to the tenant, which may shorten it at any time; a load from a mapped page
+ * that is gone would kill the agent with SIGBUS. So it is read with pread, which only comes back
+ * short, and mapped for one purpose: the kernel finds the doorbell's futex through the address.
+ */
+#ifndef CGPU_ARBITER_SEAT_H
+#define CGPU_ARBITER_SEAT_H
+
+#include "region.h"
+#include "turns.h"
+
+struct cgpu_seat {
+  uint64_t id; /* the caller's name of the tenant */
+  bool taken;
+  bool readable; /* the last read of its usage file succeeded */
+  uint32_t row;  /* of this GPU in the tenant's tables */
+  int usage_fd;
+  void *usage; /* never dereferenced here */
+  struct cgpu_grants *grants;
+  uint32_t doorbell; /* value before the latest read of the gate words */
+  struct cgpu_turns_grant published;
+};
+
+/* Maps the files; the descriptors stay the caller's. Returns 0 or an errno: EPROTO for files that are
+ * not a region of this version. */
+int cgpu_seat_open(struct cgpu_seat *seat, uint64_t id, int usage_fd, int grants_fd, uint32_t row);
+void cgpu_seat_close(struct cgpu_seat *seat);
+
+/* What the gate words of the tenant's living processes say. Nothing when the file is unreadable. */
+void cgpu_seat_read(struct cgpu_seat *seat, bool *want, bool *busy);
+
+const _Atomic(uint32_t) *cgpu_seat_doorbell(const struct cgpu_seat *seat);
+
+/* Writes the grant where it differs from the published one, and wakes the tenant's threads when it
+ * lets them go on. */
+void cgpu_seat_publish(struct cgpu_seat *seat, struct cgpu_turns_grant grant);
+
+/* Where the tenant's part of the common window lies, for times without an agent. */
+struct cgpu_seat_share {
+  uint32_t share_ppm, offset_ppm;
+  uint64_t window_ns, quantum_ns;
+};
+void cgpu_seat_set_share(struct cgpu_seat *seat, struct cgpu_seat_share share);
+void cgpu_seat_beat(struct cgpu_seat *seat, uint64_t now_ns, uint64_t busy_ns);
+/* The arbiter ends: the tenant's threads look after themselves from now on, without waiting until
+ * the heartbeat has become old. */
+void cgpu_seat_abandon(struct cgpu_seat *seat);
+
+#endif
