@@ -8,6 +8,7 @@
     |   +-- NoSuchTenantError   there is no such tenant
     |   +-- TenantExistsError   the name or id is taken
     |   +-- CapacityError       more than what is left of the card, or the 21st tenant
+    |   +-- ForbiddenError      the caller may look, but not change
     +-- AgentError              the agent does not run or does not answer        exit 4
     +-- DriverError             NVML or libcuda is missing or failed             exit 5
     +-- RegionError             a region file is foreign, truncated or damaged   exit 6
@@ -77,6 +78,12 @@ class CapacityError(RefusedError):
     """The card has not enough memory left, or already has as many tenants as it may."""
 
     code = "capacity"
+
+
+class ForbiddenError(RefusedError):
+    """The caller may look at the node, but not change it."""
+
+    code = "forbidden"
 
 
 class AgentError(CgpuError):

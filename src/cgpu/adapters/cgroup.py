@@ -1,0 +1,88 @@
+"""Control groups: which one a process is in, and a leaf of its own for a tenant where that may be made."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+_PROC: Final = Path("/proc")
+
+
+class CgroupTree:
+    """The cgroup v2 hierarchy of this host, if one is mounted (also beside v1)."""
+
+    def __init__(self, mounts: tuple[Path, ...] = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))) -> None:
+        # cgroup.procs is in the root of a v2 hierarchy and, with v1, only inside the controllers' own.
+        self.root = next((mount for mount in mounts if (mount / "cgroup.controllers").is_file()), None)
+
+    def of(self, host_pid: int, proc: Path = _PROC) -> str:
+        """Path of the process's cgroup: v2's, or v1's first when v2 says no more than ``/``; "" when it is gone."""
+        try:
+            lines = (proc / str(host_pid) / "cgroup").read_text().splitlines()
+        except OSError:
+            return ""
+        paths = {line.split(":", 2)[0]: line.split(":", 2)[2] for line in lines if line.count(":") >= 2}
+        unified = paths.get("0", "")
+        if unified not in ("", "/"):
+            return unified
+        return next((path for path in paths.values() if path != "/"), unified)
+
+    def unified_of(self, host_pid: int, proc: Path = _PROC) -> str | None:
+        """Path of the process's v2 cgroup, None when there is none."""
+        try:
+            lines = (proc / str(host_pid) / "cgroup").read_text().splitlines()
+        except OSError:
+            return None
+        return next((line[3:] for line in lines if line.startswith("0::")), None)
+
+    def plan_leaf(self, tenant_id: str, host_pid: int) -> str:
+        """Where a leaf for the tenant would be: below the process's own cgroup, so that its limits keep holding.
+
+        "" where none can be made: an ordinary user, or no cgroup v2.
+        """
+        parent = self.unified_of(host_pid)
+        if self.root is None or parent is None or os.geteuid() != 0:
+            return ""
+        leaf = f"cgpu-{tenant_id}"
+        return parent if Path(parent).name == leaf else str(Path(parent) / leaf)
+
+    def enter_leaf(self, path: str, host_pid: int) -> bool:
+        """Make the leaf and move the process into it; False where that is refused. Idempotent."""
+        if self.root is None or not path:
+            return False
+        folder = self.root / path.lstrip("/")
+        try:
+            folder.mkdir(exist_ok=True)
+            (folder / "cgroup.procs").write_text(str(host_pid))
+        except OSError:
+            self.remove_leaf(path)
+            return False
+        return True
+
+    def populated(self, path: str) -> bool:
+        """Whether a process lives in the cgroup or below it; False when it is gone."""
+        if self.root is None or not path:
+            return False
+        try:
+            events = (self.root / path.lstrip("/") / "cgroup.events").read_text()
+        except OSError:
+            return False
+        return "populated 1" in events
+
+    def remove_leaf(self, path: str) -> bool:
+        """Remove a leaf made here; False while it still has processes."""
+        if self.root is None or not path:
+            return True
+        try:
+            (self.root / path.lstrip("/")).rmdir()
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return True
+
+
+def is_within(cgroup: str, ancestor: str) -> bool:
+    """Whether a cgroup is ``ancestor`` or below it. The root and "" tell nobody apart."""
+    return ancestor not in ("", "/") and (cgroup == ancestor or cgroup.startswith(ancestor.rstrip("/") + "/"))

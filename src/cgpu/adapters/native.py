@@ -1,0 +1,48 @@
+"""Where the C libraries of this installation are."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+from cgpu.errors import StateError
+
+SHIM: Final = "libcgpu.so"
+ARBITER: Final = "libcgpu_arbiter.so"
+SIMULATED_CUDA: Final = "sim/libcuda.so.1"
+SIMULATED_NVML: Final = "sim/libnvidia-ml.so.1"
+SIMULATION_CONTROL: Final = "sim/libcgpu_simctl.so"
+
+
+def native_library(name: str) -> Path:
+    """The path of one of the libraries above. Raises StateError when it is not installed."""
+    path = Path(str(files("cgpu"))) / "_native" / name
+    if not path.is_file():
+        raise StateError(f"{path} is missing", "install cgpu with pip, or build it with: python native/build.py")
+    return path
+
+
+def content_named_copy(library: Path, folder: Path) -> Path:
+    """A copy in ``folder`` whose name holds the content's hash, made if it is not there yet.
+
+    An upgrade then never changes, nor takes away, a library that a running tenant's next process
+    is going to load. Where programs may not be mapped from the folder (noexec), the library itself.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.statvfs(folder).f_flag & os.ST_NOEXEC:
+            return library
+        content = library.read_bytes()
+        copy = folder / f"{library.stem}-{hashlib.sha256(content).hexdigest()[:16]}{library.suffix}"
+        if not copy.exists():
+            with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+                file.write(content)
+                os.fchmod(file.fileno(), 0o555)
+            os.rename(file.name, copy)
+    except OSError:
+        return library
+    return copy

@@ -1,0 +1,129 @@
+"""The GPUs of this node as NVML tells of them: the only importer of ``pynvml``.
+
+On a simulated machine the same functions are answered by the simulated ``libnvidia-ml.so.1``. It
+is opened by path before ``pynvml`` asks for the soname, which then finds the one already loaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import pynvml
+
+from cgpu.adapters.native import SIMULATED_NVML, native_library
+from cgpu.errors import DriverError
+from cgpu.model.tenant import Gpu
+
+_Answer = TypeVar("_Answer")
+_PERCENT: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """A process that has a context on a GPU."""
+
+    host_pid: int
+    memory_bytes: int | None  # None: the driver does not say
+
+
+class NvmlNode:
+    """NVML of one machine, initialised for the life of the object."""
+
+    def __init__(self, sim_state: Path | None = None) -> None:
+        """``sim_state``: the state folder when the machine is a simulated one. Raises DriverError."""
+        self._sim = sim_state is not None
+        if self._sim:
+            try:
+                ctypes.CDLL(str(native_library(SIMULATED_NVML)))
+            except OSError as error:
+                raise DriverError(f"the simulated NVML cannot be loaded: {error}") from error
+        _ask("nvmlInit", pynvml.nvmlInit)
+        self._handles = [
+            _ask("nvmlDeviceGetHandleByIndex", pynvml.nvmlDeviceGetHandleByIndex, index)
+            for index in range(_ask("nvmlDeviceGetCount", pynvml.nvmlDeviceGetCount))
+        ]
+        self._gpus = tuple(self._describe(index) for index in range(len(self._handles)))
+
+    def close(self) -> None:
+        """Release NVML."""
+        _ask("nvmlShutdown", pynvml.nvmlShutdown)
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        """All cards, in NVML's order."""
+        return self._gpus
+
+    def driver_version(self) -> str:
+        """Such as ``550.163.01``."""
+        return str(_ask("nvmlSystemGetDriverVersion", pynvml.nvmlSystemGetDriverVersion))
+
+    def used_bytes(self, gpu: Gpu) -> int:
+        """Memory of the card that is in use by anybody, the driver itself included."""
+        return int(_ask("nvmlDeviceGetMemoryInfo", pynvml.nvmlDeviceGetMemoryInfo, self._handles[gpu.index]).used)
+
+    def processes(self, gpu: Gpu) -> tuple[GpuProcess, ...]:
+        """The processes on the card, by their pids as this process's PID namespace has them."""
+        handle = self._handles[gpu.index]
+        found: dict[int, GpuProcess] = {}
+        for name in ("nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetGraphicsRunningProcesses"):
+            for row in _optional(name, (), getattr(pynvml, name), handle):
+                found[row.pid] = GpuProcess(row.pid, row.usedGpuMemory)
+        return tuple(found.values())
+
+    def utilisation_percent(self, gpu: Gpu) -> int:
+        """Share of time in which the card was busy, in NVML's last sample."""
+        rates: Any = _optional(
+            "nvmlDeviceGetUtilizationRates", None, pynvml.nvmlDeviceGetUtilizationRates, self._handles[gpu.index]
+        )
+        return min(int(rates.gpu), _PERCENT) if rates is not None else 0
+
+    def process_utilisation(self, gpu: Gpu, since_us: int) -> dict[int, int]:
+        """Percent of the card's time by host pid, from samples younger than ``since_us`` (CPU time stamp)."""
+        samples: Any = _optional(
+            "nvmlDeviceGetProcessUtilization", (), pynvml.nvmlDeviceGetProcessUtilization, self._handles[gpu.index], since_us
+        )
+        return {int(sample.pid): int(sample.smUtil) for sample in samples}
+
+    def _describe(self, index: int) -> Gpu:
+        handle = self._handles[index]
+        mig: Any = _optional("nvmlDeviceGetMigMode", None, pynvml.nvmlDeviceGetMigMode, handle)
+        pci: Any = _optional("nvmlDeviceGetPciInfo", None, pynvml.nvmlDeviceGetPciInfo, handle)
+        return Gpu(
+            index=index,
+            uuid=str(_ask("nvmlDeviceGetUUID", pynvml.nvmlDeviceGetUUID, handle)),
+            name=str(_ask("nvmlDeviceGetName", pynvml.nvmlDeviceGetName, handle)),
+            total_bytes=int(_ask("nvmlDeviceGetMemoryInfo", pynvml.nvmlDeviceGetMemoryInfo, handle).total),
+            driver_version=self.driver_version(),
+            simulated=self._sim,
+            mig=bool(mig and mig[0] == pynvml.NVML_DEVICE_MIG_ENABLE),
+            pci_bus_id="" if pci is None else str(_text(pci.busId)),
+        )
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _ask(name: str, function: Callable[..., _Answer], *arguments: object) -> _Answer:
+    try:
+        return function(*arguments)
+    except pynvml.NVMLError as error:
+        missing = isinstance(error, pynvml.NVMLError_LibraryNotFound)
+        remedy = "install the NVIDIA driver, or use a simulated GPU: --sim" if missing else ""
+        raise DriverError(f"{name}: {error}", remedy) from error
+
+
+def _optional(name: str, default: _Answer, function: Callable[..., _Answer], *arguments: object) -> _Answer:
+    """The answer, or ``default`` where this card or driver does not have the function or has no data."""
+    try:
+        return _ask(name, function, *arguments)
+    except DriverError as error:
+        if isinstance(
+            error.__cause__,
+            pynvml.NVMLError_NotSupported | pynvml.NVMLError_FunctionNotFound | pynvml.NVMLError_NotFound,
+        ):
+            return default
+        raise

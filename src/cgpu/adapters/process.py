@@ -1,0 +1,165 @@
+"""Processes of the host: who they are in any PID namespace, and when they end.
+
+Facts come from proc(5): field 22 of ``stat`` (start time in clock ticks), the ``NSpid`` line of
+``status`` (the pid in each namespace, innermost last), the inode behind ``ns/pid``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+# Indices after the name: field 3 (state), 20 (num_threads) and 22 (starttime) of proc_pid_stat(5).
+_STATE: Final = 0
+_NUM_THREADS: Final = 17
+_START_TICKS: Final = 19
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What tells a process from every other one, also after its pid is used again."""
+
+    pid: int  # in the process's own PID namespace
+    start_ticks: int
+    pid_namespace: int  # inode; 0 when it may not be read, or the process is ending
+
+    def is_same(self, other: Identity) -> bool:
+        """Equal, with an unreadable namespace taken as agreeing."""
+        return (self.pid, self.start_ticks) == (other.pid, other.start_ticks) and (
+            self.pid_namespace == other.pid_namespace or 0 in (self.pid_namespace, other.pid_namespace)
+        )
+
+
+class ProcessTable:
+    """Reads /proc. ``root`` stands for it in tests."""
+
+    def __init__(self, root: Path = Path("/proc")) -> None:
+        self._root = root
+
+    def identity(self, host_pid: int) -> Identity | None:
+        """Who the process is, or None when there is none."""
+        folder = self._root / str(host_pid)
+        try:
+            status = (folder / "status").read_text(errors="replace")
+            ticks = self.start_ticks(host_pid)
+        except OSError:
+            return None
+        if ticks is None:
+            return None
+        inner = next((line.split()[-1] for line in status.splitlines() if line.startswith("NSpid:")), str(host_pid))
+        try:
+            namespace = (folder / "ns" / "pid").stat().st_ino
+        except OSError:
+            namespace = 0
+        return Identity(int(inner), ticks, namespace)
+
+    def start_ticks(self, host_pid: int) -> int | None:
+        """Clock ticks from boot to the start of the process; None when it is gone or a zombie."""
+        try:
+            stat = (self._root / str(host_pid) / "stat").read_text(errors="replace")
+        except OSError:
+            return None
+        # The name, in parentheses, may itself hold spaces and parentheses.
+        fields = stat.rpartition(")")[2].split()
+        # A process whose first thread has ended shows as a zombie while its other threads run.
+        if fields[_STATE] in "ZX" and int(fields[_NUM_THREADS]) <= 1:
+            return None
+        return int(fields[_START_TICKS])
+
+    def command(self, host_pid: int) -> str:
+        """The process's short name, empty when there is none."""
+        try:
+            return (self._root / str(host_pid) / "comm").read_text(errors="replace").strip()
+        except OSError:
+            return ""
+
+    def variable(self, host_pid: int, name: str) -> str | None:
+        """An environment variable as it was when the process was executed; None when absent or unreadable."""
+        try:
+            environment = (self._root / str(host_pid) / "environ").read_bytes()
+        except OSError:
+            return None
+        prefix = f"{name}=".encode()
+        for entry in environment.split(b"\0"):
+            if entry.startswith(prefix):
+                return os.fsdecode(entry.removeprefix(prefix))
+        return None
+
+    def with_variable(self, name: str, value: str) -> list[int]:
+        """Host pids of all processes that were executed with ``name=value`` and may be looked at."""
+        return [pid for pid in self.pids() if self.variable(pid, name) == value]
+
+    def pids(self) -> list[int]:
+        """All host pids now."""
+        try:
+            return [int(entry) for entry in os.listdir(self._root) if entry.isdecimal()]
+        except OSError:
+            return []
+
+    def uid_gid(self, host_pid: int) -> tuple[int, int] | None:
+        """The effective user and group of a process; None when there is none."""
+        try:
+            status = (self._root / str(host_pid)).stat()
+        except OSError:
+            return None
+        return status.st_uid, status.st_gid
+
+
+class ProcessWatch:
+    """Waits for the end of processes through pidfds, and for being woken."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self._pids: dict[int, int] = {}  # descriptor -> host pid
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poll.register(self._wake, select.POLLIN)
+
+    def watch(self, host_pid: int) -> bool:
+        """Watch a process; False when it is gone already. Idempotent."""
+        if host_pid in self._pids.values():
+            return True
+        try:
+            descriptor = os.pidfd_open(host_pid)
+        except OSError:
+            return False
+        self._pids[descriptor] = host_pid
+        self._poll.register(descriptor, select.POLLIN)
+        return True
+
+    def watch_only(self, host_pids: set[int]) -> None:
+        """Watch exactly these from now on."""
+        for descriptor, pid in list(self._pids.items()):
+            if pid not in host_pids:
+                self._forget(descriptor)
+        for pid in host_pids:
+            self.watch(pid)
+
+    def wake(self) -> None:
+        """End a wait at once; may be called from any thread and from a signal handler."""
+        with contextlib.suppress(OSError):
+            os.eventfd_write(self._wake, 1)
+
+    def wait(self, seconds: float) -> set[int]:
+        """The watched processes that have ended, after at most this long; they are watched no more."""
+        ended: set[int] = set()
+        for descriptor, _ in self._poll.poll(seconds * 1000):
+            if descriptor == self._wake:
+                os.eventfd_read(self._wake)
+            else:
+                ended.add(self._forget(descriptor))
+        return ended
+
+    def close(self) -> None:
+        """Release all descriptors."""
+        for descriptor in list(self._pids):
+            self._forget(descriptor)
+        os.close(self._wake)
+
+    def _forget(self, descriptor: int) -> int:
+        self._poll.unregister(descriptor)
+        os.close(descriptor)
+        return self._pids.pop(descriptor)

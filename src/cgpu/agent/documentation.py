@@ -1,0 +1,254 @@
+"""What the HTTP API takes and gives, as JSON Schema, and the OpenAPI document made of it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from cgpu import __version__
+from cgpu.agent.schema import Schema
+from cgpu.model.tenant import MAX_TENANTS_PER_GPU
+from cgpu.model.units import COMPUTE_PERCENT_MAX, WEIGHT_MAX
+
+BYTES_MAX: Final = (1 << 44) - 256  # what the region's account can count
+TENANT_ID: Final = "^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
+TENANT_NAME: Final = "^[A-Za-z0-9]([A-Za-z0-9._/@:-]{0,61}[A-Za-z0-9])?$"
+GPU_NAME: Final = "^[A-Za-z0-9-]{1,64}$"
+
+
+def _object(properties: dict[str, Any], required: list[str] | None = None) -> Schema:
+    names = list(properties) if required is None else required
+    return {"type": "object", "properties": properties, "required": names, "additionalProperties": False}
+
+
+def _integer(low: int = 0, high: int | None = None, description: str = "") -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "integer", "minimum": low}
+    if high is not None:
+        schema["maximum"] = high
+    if description:
+        schema["description"] = description
+    return schema
+
+
+def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    return {**schema, "type": [schema["type"], "null"]}
+
+
+def _string(description: str = "", pattern: str = "") -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    if description:
+        schema["description"] = description
+    if pattern:
+        schema["pattern"] = pattern
+    return schema
+
+
+_BOOLEAN: Final[dict[str, Any]] = {"type": "boolean"}
+_GPU: Final = _string("index of the GPU as NVML counts, or its UUID", GPU_NAME)
+_MEMORY: Final = _integer(1, BYTES_MAX, "bytes that the tenant may hold, contexts included")
+_COMPUTE: Final = _integer(1, COMPUTE_PERCENT_MAX, "percent of the card's time; enforced under policies 3 and 4, else recorded")
+_WEIGHT: Final = _integer(1, WEIGHT_MAX, "share of time relative to the others'; above 1 turns the default policy to 2")
+_PRIORITY: Final = _integer(0, 1, "0 normal, 1 high")
+
+SHARE_REQUEST: Final = _object(
+    {"gpu": _GPU, "memory_bytes": _MEMORY, "compute_percent": _COMPUTE, "weight": _WEIGHT, "priority": _PRIORITY},
+    ["gpu", "memory_bytes"],
+)
+TENANT_REQUEST: Final = _object(
+    {
+        "name": _string("what people call it; the id where none is given", TENANT_NAME),
+        "shares": {"type": "array", "items": SHARE_REQUEST, "minItems": 1, "maxItems": 16},
+        "refuse_managed": {**_BOOLEAN, "description": "cuMemAllocManaged answers CUDA_ERROR_NOT_SUPPORTED"},
+        "lifetime": {
+            "type": "string",
+            "enum": ["explicit", "caller"],
+            "description": "caller: the tenant is the calling process and its descendants, and ends with them",
+        },
+        "cgroup": _string("path of the tenant's cgroup, where it has one of its own", "^(/[^/\\u0000]{1,255}){1,16}$"),
+    },
+    ["shares"],
+)
+SHARE_CHANGE: Final = _object(
+    {"gpu": _GPU, "memory_bytes": _MEMORY, "compute_percent": _COMPUTE, "weight": _WEIGHT, "priority": _PRIORITY}, []
+)
+POLICY_CHANGE: Final = _object(
+    {
+        "policy": _nullable(_integer(0, 5, "null: 1, or 2 once a weight is above 1")),
+        "max_tenants": _integer(1, MAX_TENANTS_PER_GPU),
+        "overcommit": {**_BOOLEAN, "description": "quotas may add up to more than the card"},
+    },
+    [],
+)
+PROCESS: Final = _object(
+    {
+        "pid": _integer(0, None, "in the process's own PID namespace"),
+        "host_pid": _nullable(_integer(0)),
+        "command": _string(),
+        "memory_bytes": _integer(),
+        "bypasses_shim": {**_BOOLEAN, "description": "on the card without a slot: its quota is not enforced by the shim"},
+    }
+)
+SHARE: Final = _object(
+    {
+        "gpu_index": _nullable(_integer(0)),
+        "gpu_uuid": _string(),
+        "memory_bytes": _integer(),
+        "memory_layer": {"type": "string", "enum": ["shim", "driver", "broker"]},
+        "compute_percent": _nullable(_integer(1, COMPUTE_PERCENT_MAX)),
+        "compute_enforced": {**_BOOLEAN, "description": "whether compute_percent is enforced under the policy in force"},
+        "compute_layer": {"type": "string", "enum": ["slots", "none"]},
+        "weight": _integer(1, WEIGHT_MAX),
+        "priority": _integer(0, 1),
+        "policy": _integer(0, 5),
+        "used_bytes": _integer(0, None, "charged, and what the card holds beyond it"),
+        "overhead_bytes": _integer(0, None, "what the card holds beyond the charges, by NVML"),
+        "peak_bytes": _integer(),
+        "utilisation_percent": _integer(0, 100),
+        "busy_ns": _integer(0, None, "the card's time charged to the tenant so far"),
+        "waited_ns": _integer(0, None, "time that its living processes have waited for the card"),
+        "launches": _integer(0, None, "work submitted by its living processes"),
+        "oom_count": _integer(0, None, "allocations refused for the quota"),
+        "denied_count": _integer(0, None, "calls refused for another reason"),
+        "processes": {"type": "array", "items": PROCESS},
+    }
+)
+TENANT: Final = _object(
+    {
+        "id": _string(),
+        "name": _string(),
+        "region": _string("folder of the tenant's region"),
+        "cgroup": _string("empty: its processes are known by the region that they were started with"),
+        "refuse_managed": _BOOLEAN,
+        "lifetime": {"type": "string", "enum": ["explicit", "caller"]},
+        "simulated": _BOOLEAN,
+        "fault": _string("what is wrong with its region; empty when nothing is"),
+        "shares": {"type": "array", "items": SHARE},
+    }
+)
+GPU: Final = _object(
+    {
+        "index": _integer(),
+        "uuid": _string(),
+        "name": _string(),
+        "driver_version": _string(),
+        "simulated": _BOOLEAN,
+        "mig": _BOOLEAN,
+        "pci_bus_id": _string(),
+        "total_bytes": _integer(),
+        "used_bytes": _integer(),
+        "foreign_bytes": _integer(0, None, "held by processes of no tenant and by the driver itself"),
+        "quota_bytes": _integer(0, None, "sum of the tenants' quotas"),
+        "context_bytes": _integer(0, None, "charged for a context before its real size is seen"),
+        "utilisation_percent": _integer(0, 100),
+        "policy": _integer(0, 5, "in force"),
+        "policy_chosen": _nullable(_integer(0, 5)),
+        "compute_layer": {"type": "string", "enum": ["slots", "none"]},
+        "max_tenants": _integer(1, MAX_TENANTS_PER_GPU),
+        "overcommit": _BOOLEAN,
+        "tenants": _integer(),
+        "arbiter": {"type": "object", "additionalProperties": {"type": "integer"}, "description": "counters since its start"},
+    }
+)
+INFO: Final = _object(
+    {
+        "version": _string(),
+        "pid": _integer(),
+        "private": {**_BOOLEAN, "description": "ends with its last tenant"},
+        "driver_version": _string(),
+        "simulated": _BOOLEAN,
+        "runtime_dir": _string(),
+        "gpus": _integer(),
+        "tenants": _integer(),
+        "memory_layers": {"type": "array", "items": _string()},
+    }
+)
+ERROR: Final = _object(
+    {
+        "code": _string("stable name of the kind of error"),
+        "message": _string("the cause"),
+        "remedy": _string("the way out; empty where none is known"),
+    }
+)
+
+_COMPONENTS: Final[dict[str, Schema]] = {
+    "Info": INFO,
+    "Gpu": GPU,
+    "Tenant": TENANT,
+    "TenantRequest": TENANT_REQUEST,
+    "ShareChange": SHARE_CHANGE,
+    "PolicyChange": POLICY_CHANGE,
+    "Error": ERROR,
+}
+
+
+def _content(name: str, *, many: bool = False) -> dict[str, Any]:
+    schema: dict[str, Any] = {"$ref": f"#/components/schemas/{name}"}
+    return {"application/json": {"schema": {"type": "array", "items": schema} if many else schema}}
+
+
+def _operation(  # noqa: PLR0913 - one argument per part of an OpenAPI operation
+    name: str, summary: str, answer: str = "", *, many: bool = False, body: str = "", statuses: tuple[int, ...] = (), success: int = 200
+) -> dict[str, Any]:
+    answers: dict[str, Any] = {
+        str(status): {"description": text, "content": _content("Error")}
+        for status, text in _ERRORS.items()
+        if status in (*statuses, 500, 503)
+    }
+    answers[str(success)] = {"description": "done", **({"content": _content(answer, many=many)} if answer else {})}
+    operation: dict[str, Any] = {"operationId": name, "summary": summary, "responses": dict(sorted(answers.items()))}
+    if body:
+        operation["requestBody"] = {"required": True, "content": _content(body)}
+    return operation
+
+
+_ERRORS: Final = {
+    400: "the request is malformed",
+    403: "only root, or the user of a private agent, may change anything",
+    404: "there is no such thing",
+    409: "the node cannot grant it",
+    413: "the request is too large",
+    500: "the agent's own fault: region or checkpoint",
+    503: "the driver does not answer, or the agent is ending",
+}
+_WRITE: Final = (400, 403, 404, 409, 413)
+
+
+def _parameter(name: str, pattern: str, description: str) -> list[dict[str, Any]]:
+    return [{"name": name, "in": "path", "required": True, "description": description, "schema": {"type": "string", "pattern": pattern}}]
+
+
+def openapi() -> dict[str, Any]:
+    """The OpenAPI 3.1 document of the agent."""
+    created = _operation("createTenant", "Make a tenant; repeating it is no error", "Tenant", body="TenantRequest", statuses=_WRITE)
+    created["responses"]["201"] = {"description": "made", "content": _content("Tenant")}
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "cgpu agent",
+            "version": __version__,
+            "description": "Tenants, shares and policies of the GPUs of one node. Served on a Unix socket only.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": {
+            "/v1/info": {"get": _operation("info", "The agent and its node", "Info")},
+            "/v1/gpus": {"get": _operation("listGpus", "All GPUs", "Gpu", many=True)},
+            "/v1/gpus/{gpu}": {
+                "parameters": _parameter("gpu", GPU_NAME, "index as NVML counts, or UUID"),
+                "get": _operation("getGpu", "One GPU", "Gpu", statuses=(404,)),
+                "patch": _operation("setPolicy", "How the GPU's time is divided", "Gpu", body="PolicyChange", statuses=_WRITE),
+            },
+            "/v1/tenants": {"get": _operation("listTenants", "All tenants", "Tenant", many=True)},
+            "/v1/tenants/{tenant}": {
+                "parameters": _parameter("tenant", TENANT_ID, "id; names are accepted too, except for making one"),
+                "get": _operation("getTenant", "One tenant", "Tenant", statuses=(404,)),
+                "put": created,
+                "patch": _operation("setShare", "Change a running tenant", "Tenant", body="ShareChange", statuses=_WRITE),
+                "delete": _operation("removeTenant", "End a tenant", statuses=(403, 404), success=204),
+            },
+        },
+        "components": {"schemas": {name: dict(schema) for name, schema in _COMPONENTS.items()}},
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(openapi(), indent=2))

@@ -1,0 +1,66 @@
+"""The checkpoint's document: tenants, policies and learned sizes to JSON and back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cgpu.agent.attribution import ContextEstimate
+from cgpu.model.tenant import GpuPolicy, MemoryLayer, Policy, Share, Tenant
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRef:
+    """A process of the host, safe against a reused pid."""
+
+    host_pid: int
+    start_ticks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A tenant and the process with which it ends. None: it ends when it is removed."""
+
+    tenant: Tenant
+    root: ProcessRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDocument:
+    """All that the agent must know after its own death."""
+
+    records: dict[str, Record]
+    policies: dict[str, GpuPolicy]  # by GPU UUID
+    contexts: dict[str, ContextEstimate]  # by GPU UUID, measured ones only
+
+
+def encode(document: NodeDocument) -> dict[str, Any]:
+    """JSON values of the document."""
+    return {
+        "tenants": [asdict(record) for record in document.records.values()],
+        "policies": {uuid: asdict(policy) for uuid, policy in document.policies.items()},
+        "contexts": {uuid: asdict(estimate) for uuid, estimate in document.contexts.items()},
+    }
+
+
+def decode(data: dict[str, Any]) -> NodeDocument:
+    """The document again. Raises KeyError, TypeError or ValueError for what ``encode`` cannot have written."""
+    records = [_record(row) for row in data["tenants"]]
+    return NodeDocument(
+        records={record.tenant.id: record for record in records},
+        policies={uuid: _policy(row) for uuid, row in data["policies"].items()},
+        contexts={uuid: ContextEstimate(**row) for uuid, row in data["contexts"].items()},
+    )
+
+
+def _record(row: dict[str, Any]) -> Record:
+    tenant = dict(row["tenant"])
+    tenant["shares"] = tuple(Share(**share) for share in tenant["shares"])
+    tenant["memory_layer"] = MemoryLayer(tenant["memory_layer"])
+    return Record(Tenant(**tenant), ProcessRef(**row["root"]) if row["root"] is not None else None)
+
+
+def _policy(row: dict[str, Any]) -> GpuPolicy:
+    values = dict(row)
+    values["policy"] = None if values["policy"] is None else Policy(values["policy"])
+    return GpuPolicy(**values)

@@ -1,0 +1,60 @@
+"""One lock per GPU for all agents of the machine, private ones included: two arbiters on a card never agree."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from pathlib import Path
+
+from cgpu.errors import AgentError
+from cgpu.model.tenant import Gpu
+
+
+class GpuLocks:
+    """Held until the process ends or ``release`` is called; the kernel frees them whatever happens."""
+
+    def __init__(self, folder: Path, sim_state: Path | None = None) -> None:
+        """``sim_state`` keeps the cards of different simulated machines apart: their UUIDs may be equal."""
+        self._folder = folder
+        self._machine = "" if sim_state is None else hashlib.sha256(str(sim_state.resolve()).encode()).hexdigest()[:12] + "-"
+        self._held: dict[str, int] = {}
+
+    def acquire(self, gpu: Gpu) -> None:
+        """Take the GPU for this agent; idempotent. Raises AgentError when another agent has it."""
+        if gpu.uuid in self._held:
+            return
+        path = self._folder / f"cgpu-{self._machine}{gpu.uuid}.lock"
+        descriptor = _open(path)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise AgentError(
+                f"GPU {gpu.index} ({gpu.uuid}) is managed by another agent",
+                f"use that agent (CGPU_AGENT_SOCKET), or end it; `fuser {path}` names it",
+            ) from None
+        self._held[gpu.uuid] = descriptor
+
+    def release(self) -> None:
+        """Let all of them go."""
+        for descriptor in self._held.values():
+            os.close(descriptor)
+        self._held = {}
+
+
+def _open(path: Path) -> int:
+    # Shared folders are sticky: opening another user's file with O_CREAT is refused there
+    # (fs.protected_regular), so creation comes second.
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise AgentError(f"{path}: {error.strerror}") from error
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o444)
+        os.fchmod(descriptor, 0o444)
+    except OSError as error:
+        raise AgentError(f"{path}: {error.strerror}", "set CGPU_LOCK_DIR to a folder that all users share") from error
+    return descriptor

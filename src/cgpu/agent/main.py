@@ -1,0 +1,150 @@
+"""The agent's life: one process per node (or per user, when private), from its locks to its last tick."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import stat
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from cgpu.adapters.cgroup import CgroupTree
+from cgpu.adapters.checkpoint import CheckpointStore
+from cgpu.adapters.nvml import NvmlNode
+from cgpu.adapters.process import ProcessTable, ProcessWatch
+from cgpu.agent.api import Api
+from cgpu.agent.locks import GpuLocks
+from cgpu.agent.ports import ArbiterControl, GpuNode
+from cgpu.agent.reconcile import Reconciler
+from cgpu.agent.server import ApiServer
+from cgpu.agent.state import DEFAULT_CONTEXT_BYTES, NodeState
+from cgpu.agent.views import Views
+from cgpu.errors import AgentError, StateError
+from cgpu.model.tenant import Gpu
+from cgpu.settings import Settings
+
+_LOG: Final = logging.getLogger(__name__)
+_FIRST_TENANT_SECONDS: Final = 30.0  # how long a private agent waits for the tenant it was started for
+
+
+class Agent:
+    """Everything that runs in the daemon, put together."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        arbiter: ArbiterControl,
+        node: GpuNode,
+        *,
+        private: bool,
+        first_context_bytes: Callable[[Gpu], int] = lambda _: DEFAULT_CONTEXT_BYTES,
+    ) -> None:
+        """Take the folder and its lock, and recover. Raises AgentError when another agent has them."""
+        self._settings = settings
+        self._private = private
+        self._arbiter = arbiter
+        self._cleanup = ExitStack()
+        with ExitStack() as undo:
+            _make_runtime_dir(settings.runtime_dir)
+            undo.callback(os.close, _lock_runtime_dir(settings.runtime_dir))
+            processes, cgroups = ProcessTable(), CgroupTree()
+            locks = GpuLocks(settings.lock_dir, settings.sim_state)
+            undo.callback(locks.release)
+            if not private:
+                for gpu in node.gpus():
+                    locks.acquire(gpu)
+            self.state = NodeState(
+                tenants_dir=settings.tenants_dir,
+                node=node,
+                store=CheckpointStore(settings.checkpoint),
+                arbiter=arbiter,
+                cgroups=cgroups,
+                processes=processes,
+                locks=locks,
+                first_context_bytes=first_context_bytes,
+            )
+            undo.callback(self.state.close)
+            arbiter.start()
+            undo.callback(arbiter.stop)
+            self.state.recover()
+            self._reconciler = Reconciler(self.state, node, processes, cgroups)
+            self._watch = ProcessWatch()
+            undo.callback(self._watch.close)
+            views = Views(self.state, node, private=private, runtime_dir=str(settings.runtime_dir))
+            self._server = ApiServer(settings.agent_socket, Api(self.state, views, os.geteuid(), self._watch.wake))
+            self._cleanup = undo.pop_all()
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """End ``run`` soon; may be called from a signal handler."""
+        self._stopping.set()
+        self._watch.wake()
+
+    def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Serve until stopped, or, for a private agent, until the last tenant has gone."""
+        server = threading.Thread(target=self._server.serve_forever, name="api", daemon=True)
+        server.start()
+        ready()
+        try:
+            self._loop()
+        finally:
+            self._server.shutdown()
+            self._server.server_close()
+            self._cleanup.close()
+
+    def _loop(self) -> None:
+        had_tenant = False
+        started = time.monotonic()
+        while not self._stopping.is_set():
+            watched = self._reconciler.tick(time.monotonic_ns())
+            had_tenant |= watched.tenants_left > 0
+            waited_long = time.monotonic() - started > _FIRST_TENANT_SECONDS
+            if self._private and watched.tenants_left == 0 and (had_tenant or waited_long) and self.state.close_if_empty():
+                _LOG.info("the last tenant has gone")
+                return
+            self._watch.watch_only(watched.host_pids)
+            self._watch.wait(self._settings.reconcile_seconds)
+
+
+def run_agent(settings: Settings, *, private: bool = False, ready: Callable[[], None] = lambda: None) -> None:
+    """Be the agent until SIGTERM or SIGINT. ``ready`` is called once the socket answers.
+
+    Raises AgentError when another agent has the folder or a GPU, DriverError without NVML,
+    StateError when the folder or the checkpoint cannot be used.
+    """
+    from cgpu.agent.arbiter import Arbiter  # noqa: PLC0415 - loads the native library, which only the daemon needs
+
+    node = NvmlNode(settings.sim_state)
+    agent = Agent(settings, Arbiter(), node, private=private)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: agent.stop())
+    _LOG.info("agent of %d GPUs on %s%s", len(node.gpus()), settings.agent_socket, " (simulated)" if settings.sim_state else "")
+    agent.run(ready)
+    node.close()
+
+
+def _make_runtime_dir(folder: Path) -> None:
+    """Ours and nobody else's to write: another user could have made a folder of that name in /tmp."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+        status = folder.lstat()
+    except OSError as error:
+        raise StateError(f"{folder}: {error.strerror}", "set CGPU_RUNTIME_DIR") from error
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise StateError(f"{folder} is not a folder that only this user may write", "set CGPU_RUNTIME_DIR")
+
+
+def _lock_runtime_dir(folder: Path) -> int:
+    descriptor = os.open(folder / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise AgentError(f"an agent runs already in {folder}", "`cgpu info` shows it") from None
+    return descriptor

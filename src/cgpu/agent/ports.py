@@ -1,0 +1,105 @@
+"""What the agent needs of the outside, as types: real adapters and the fakes of the tests both fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from cgpu.adapters.nvml import GpuProcess
+from cgpu.adapters.process import Identity
+from cgpu.model.tenant import Gpu, GpuPolicy, Policy, Share
+
+
+class GpuNode(Protocol):
+    """NVML of this machine; ``cgpu.adapters.nvml.NvmlNode``."""
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        """All cards."""
+
+    def driver_version(self) -> str:
+        """The driver's version."""
+
+    def used_bytes(self, gpu: Gpu) -> int:
+        """Memory in use by anybody."""
+
+    def processes(self, gpu: Gpu) -> tuple[GpuProcess, ...]:
+        """Processes on the card."""
+
+    def utilisation_percent(self, gpu: Gpu) -> int:
+        """Share of time in which the card was busy."""
+
+    def process_utilisation(self, gpu: Gpu, since_us: int) -> dict[int, int]:
+        """Percent by host pid."""
+
+
+class Processes(Protocol):
+    """Processes of the host; ``cgpu.adapters.process.ProcessTable``."""
+
+    def identity(self, host_pid: int) -> Identity | None:
+        """Who it is; None when there is none."""
+
+    def start_ticks(self, host_pid: int) -> int | None:
+        """When it started; None when there is none."""
+
+    def command(self, host_pid: int) -> str:
+        """Its short name."""
+
+    def variable(self, host_pid: int, name: str) -> str | None:
+        """An environment variable of its start."""
+
+    def with_variable(self, name: str, value: str) -> list[int]:
+        """All processes started with it."""
+
+    def uid_gid(self, host_pid: int) -> tuple[int, int] | None:
+        """Its user and group."""
+
+
+class Cgroups(Protocol):
+    """Control groups; ``cgpu.adapters.cgroup.CgroupTree``."""
+
+    def of(self, host_pid: int) -> str:
+        """The process's cgroup."""
+
+    def plan_leaf(self, tenant_id: str, host_pid: int) -> str:
+        """Where a leaf for the tenant would be; "" where none can be made."""
+
+    def enter_leaf(self, path: str, host_pid: int) -> bool:
+        """Make it and move the process there."""
+
+    def populated(self, path: str) -> bool:
+        """Whether a process lives there."""
+
+    def remove_leaf(self, path: str) -> bool:
+        """Remove it; False while it is in use."""
+
+
+class ArbiterControl(Protocol):
+    """The native thread that divides the time of the cards; ``cgpu.agent.arbiter``."""
+
+    def start(self) -> None:
+        """Start the thread."""
+
+    def stop(self) -> None:
+        """End the thread; the tenants then keep to their shares by themselves."""
+
+    def knows(self, policy: Policy) -> bool:
+        """Whether it divides time by that policy; the others are refused, not approximated."""
+
+    def add_tenant(self, gpu: Gpu, region: Path, row: int, share: Share) -> None:
+        """Let a tenant take part on one GPU. Idempotent."""
+
+    def update_tenant(self, gpu: Gpu, region: Path, share: Share) -> None:
+        """Another weight, percentage or priority, from the next slot on."""
+
+    def remove_tenant(self, gpu: Gpu, region: Path) -> None:
+        """The tenant leaves the GPU. Idempotent."""
+
+    def set_policy(self, gpu: Gpu, policy: Policy, settings: GpuPolicy) -> None:
+        """How this GPU's time is divided from the next slot on."""
+
+    def counters(self, gpu: Gpu) -> Mapping[str, int]:
+        """Slots given, time held and the like since the start."""
+
+    def reclaim(self, region: Path, slot: int) -> bool:
+        """Return what a dead process had charged; False while it is not dead after all."""

@@ -1,0 +1,74 @@
+"""The API on a Unix socket, with the kernel's word about who calls."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import socketserver
+import struct
+from pathlib import Path
+from typing import Any, Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from wsgiref.types import WSGIApplication
+
+from cgpu.agent.api import PEER, Peer
+from cgpu.errors import AgentError
+
+_LOG: Final = logging.getLogger(__name__)
+_UCRED: Final = struct.Struct("iII")
+_SOCKET_PATH_MAX: Final = 107  # sun_path of unix(7), without its final NUL
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = 10  # seconds that a silent client may keep its thread
+
+    def get_environ(self) -> dict[str, Any]:
+        environment: dict[str, Any] = super().get_environ()
+        credentials = self.connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        environment[PEER] = Peer(*_UCRED.unpack(credentials))
+        return environment
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401 - the signature of the base class
+        _LOG.debug(format, *args)
+
+
+class ApiServer(socketserver.ThreadingMixIn, WSGIServer):
+    """Serves an application on ``path`` until ``shutdown``. The socket may be connected to by everybody."""
+
+    address_family = socket.AF_UNIX
+    daemon_threads = True
+
+    def __init__(self, path: Path, application: WSGIApplication) -> None:
+        """Bind; a dead agent's socket is replaced. Raises AgentError."""
+        self.path = path
+        if len(os.fsencode(path)) > _SOCKET_PATH_MAX:
+            raise AgentError(f"{path}: longer than the {_SOCKET_PATH_MAX} bytes of a socket's name", "set CGPU_AGENT_SOCKET")
+        try:
+            super().__init__(str(path), _Handler)  # type: ignore[arg-type]  # typeshed knows (host, port) only
+        except OSError as error:
+            raise AgentError(f"{path}: {error.strerror}") from error
+        self.set_app(application)
+
+    def server_bind(self) -> None:
+        """Bind beside the final name and rename, so that nobody connects to a socket not yet ready."""
+        temporary = self.path.with_name(f".{self.path.name}.new")
+        temporary.unlink(missing_ok=True)
+        self.socket.bind(str(temporary))
+        temporary.chmod(0o666)
+        self.server_name, self.server_port = "localhost", 0
+        self.setup_environ()
+        self.socket.listen(self.request_queue_size)
+        temporary.rename(self.path)
+
+    def get_request(self) -> tuple[Any, Any]:
+        """A connection, with the form of address that the handler expects."""
+        connection, _ = self.socket.accept()
+        return connection, ("local", 0)
+
+    def server_close(self) -> None:
+        """Close, and take the name away."""
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
+        super().server_close()

@@ -1,0 +1,487 @@
+"""All state of the node, under one lock.
+
+Every change is made in the same order: decide (pure), commit the checkpoint, then bring the world
+to it. The commit is the operation: an agent killed before it has done nothing, an agent killed
+after it finishes the rest in ``recover``. So recovery and effect are the same code, and every
+effect may be repeated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from cgpu.adapters.checkpoint import CheckpointStore
+from cgpu.agent.attribution import ContextEstimate
+from cgpu.agent.documents import NodeDocument, ProcessRef, Record, decode, encode
+from cgpu.agent.locks import GpuLocks
+from cgpu.agent.ports import ArbiterControl, Cgroups, GpuNode, Processes
+from cgpu.agent.survey import Subject, Survey, Surveyor
+from cgpu.errors import (
+    AgentError,
+    CgpuError,
+    NoSuchGpuError,
+    NoSuchTenantError,
+    RefusedError,
+    RegionError,
+    TenantExistsError,
+    UsageError,
+)
+from cgpu.model.admission import Occupancy, admit, fits_card
+from cgpu.model.tenant import ComputeLayer, Gpu, GpuPolicy, MemoryLayer, Policy, Share, Tenant
+from cgpu.model.units import MIB
+from cgpu.region.reader import GRANTS, GrantsSnapshot, RegionReader
+from cgpu.region.writer import GrantsWriter, Owner, Row, create_region, remove_region
+
+DEFAULT_CONTEXT_BYTES: Final = 512 * MIB  # until NVML has shown a context: on the safe side of 300 to 500 MiB
+
+
+@dataclass(frozen=True, slots=True)
+class ShareChange:
+    """What ``cgpu set`` changes; None leaves a value as it is."""
+
+    gpu: str | None = None  # index or UUID; None: every GPU of the tenant
+    memory_bytes: int | None = None
+    compute_percent: int | None = None
+    weight: int | None = None
+    priority: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The process that asks for a tenant of its own."""
+
+    process: ProcessRef | None  # the tenant ends with it and its descendants
+    owner: Owner = Owner()
+
+
+@dataclass(slots=True)
+class Live:
+    """A tenant's region, open in this agent."""
+
+    reader: RegionReader
+    writer: GrantsWriter
+
+    def close(self) -> None:
+        """Release the files."""
+        self.reader.close()
+        self.writer.close()
+
+
+class NodeState:
+    """Tenants, shares and policies of one node. Every method may be called from any thread."""
+
+    def __init__(
+        self,
+        *,
+        tenants_dir: Path,
+        node: GpuNode,
+        store: CheckpointStore,
+        arbiter: ArbiterControl,
+        cgroups: Cgroups,
+        processes: Processes,
+        locks: GpuLocks,
+        first_context_bytes: Callable[[Gpu], int] = lambda _: DEFAULT_CONTEXT_BYTES,
+        step: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """``step`` is called between the steps of every operation, for tests of a killed agent."""
+        self.lock = threading.RLock()
+        self.arbiter = arbiter
+        self.processes = processes
+        self._tenants_dir = tenants_dir
+        self._store = store
+        self._cgroups = cgroups
+        self._locks = locks
+        self._first_context_bytes = first_context_bytes
+        self._step = step
+        self._gpus = {gpu.uuid: gpu for gpu in node.gpus()}
+        self._surveyor = Surveyor(node, processes, cgroups)
+        self._document = NodeDocument({}, {}, {})
+        self._live: dict[str, Live] = {}
+        self._faults: dict[str, str] = {}
+        self._closing = False
+
+    # ---- reading ----
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        """All cards, in NVML's order."""
+        return tuple(self._gpus.values())
+
+    def gpu(self, name: str) -> Gpu:
+        """The card with this index or UUID. Raises NoSuchGpuError."""
+        for gpu in self._gpus.values():
+            if name in (str(gpu.index), gpu.uuid):
+                return gpu
+        known = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in self._gpus.values()) or "none"
+        raise NoSuchGpuError(f"there is no GPU {name!r} on this node", f"GPUs here: {known}")
+
+    def records(self) -> tuple[Record, ...]:
+        """All tenants, oldest first."""
+        with self.lock:
+            return tuple(self._document.records.values())
+
+    def record(self, name: str) -> Record:
+        """The tenant with this id or name. Raises NoSuchTenantError."""
+        with self.lock:
+            if name in self._document.records:
+                return self._document.records[name]
+            for record in self._document.records.values():
+                if record.tenant.name == name:
+                    return record
+        raise NoSuchTenantError(f"there is no tenant {name!r}", "`cgpu ps` lists them")
+
+    def region(self, tenant_id: str) -> Path:
+        """The tenant's folder."""
+        return self._tenants_dir / tenant_id
+
+    def fault(self, tenant_id: str) -> str:
+        """What is wrong with the tenant's region; "" when nothing is."""
+        return self._faults.get(tenant_id, "")
+
+    def policy(self, gpu: Gpu) -> GpuPolicy:
+        """How the card is shared."""
+        return self._document.policies.get(gpu.uuid, GpuPolicy())
+
+    def policy_in_force(self, gpu: Gpu) -> Policy:
+        """The policy that holds now."""
+        with self.lock:
+            return self.policy(gpu).in_force(self._shares(gpu))
+
+    def compute_layer(self, gpu: Gpu) -> ComputeLayer:
+        """What divides the card's time."""
+        return ComputeLayer.NONE if self.policy_in_force(gpu) is Policy.NATIVE else ComputeLayer.SLOTS
+
+    def context_bytes(self, gpu: Gpu) -> int:
+        """What is charged for a context of the card before NVML has shown what it takes."""
+        estimate = self._document.contexts.get(gpu.uuid)
+        return estimate.bytes if estimate else self._first_context_bytes(gpu)
+
+    def writer(self, tenant_id: str) -> GrantsWriter | None:
+        """The tenant's grants; None when its region is damaged."""
+        live = self._live.get(tenant_id)
+        return live.writer if live else None
+
+    def has_live_slot(self, tenant_id: str) -> bool:
+        """Whether a process of the tenant is registered in its region."""
+        live = self._live.get(tenant_id)
+        return live is not None and any(slot.alive for slot in live.reader.usage(0).slots)
+
+    def survey(self) -> Survey:
+        """Look at the node now. Raises DriverError when NVML does not answer."""
+        with self.lock:
+            return self._surveyor.look(
+                Subject(
+                    id=tenant_id,
+                    cgroup=record.tenant.cgroup,
+                    region=self.region(tenant_id),
+                    reader=self._live[tenant_id].reader,
+                    gpu_uuids=tuple(share.gpu_uuid for share in record.tenant.shares),
+                )
+                for tenant_id, record in self._document.records.items()
+                if tenant_id in self._live
+            )
+
+    # ---- changing ----
+
+    def create(self, tenant: Tenant, caller: Caller = Caller(None)) -> Record:  # noqa: B008 - a frozen value
+        """Make a tenant. Repeating it is no error; another tenant of that id or name is.
+
+        Raises RefusedError or one of its kinds when the node says no, StateError or RegionError
+        when the agent's folder cannot be written; then nothing is left of it.
+        """
+        with self.lock:
+            if self._closing:
+                raise AgentError("the agent is ending with its last tenant", "try again")
+            known = self._document.records.get(tenant.id)
+            if known is not None:
+                if _same_wish(known.tenant, tenant):
+                    return known
+                raise TenantExistsError(f"there is a tenant {tenant.id!r} with another share", "use `cgpu set`")
+            self._check_new(tenant)
+            record = Record(self._with_leaf(tenant, caller), caller.process)
+            self._step("create:decided")
+            self._commit(records={**self._document.records, tenant.id: record})
+            self._step("create:committed")
+            try:
+                self._establish(record, caller.owner)
+                self._refresh(share.gpu_uuid for share in tenant.shares)
+            except CgpuError:
+                self.remove(tenant.id)
+                raise
+            self._step("create:done")
+            return self._document.records[tenant.id]
+
+    def remove(self, name: str) -> bool:
+        """End a tenant; False when there is none. Its processes, if any are left, keep their mapping."""
+        with self.lock:
+            try:
+                tenant = self.record(name).tenant
+            except NoSuchTenantError:
+                return False
+            remaining = {key: record for key, record in self._document.records.items() if key != tenant.id}
+            self._step("remove:decided")
+            self._commit(records=remaining)
+            self._step("remove:committed")
+            self._dismantle(tenant)
+            self._refresh(share.gpu_uuid for share in tenant.shares)
+            self._step("remove:done")
+            return True
+
+    def set_share(self, name: str, change: ShareChange) -> Record:
+        """Change a running tenant. A quota below what is used is accepted: allocations fail until usage is below."""
+        with self.lock:
+            record = self.record(name)
+            wanted = self.gpu(change.gpu).uuid if change.gpu is not None else None
+            if wanted is not None and record.tenant.share_on(wanted) is None:
+                raise UsageError(f"tenant {name!r} has no share of GPU {change.gpu}")
+            shares = tuple(
+                _changed(share, change) if wanted in (None, share.gpu_uuid) else share for share in record.tenant.shares
+            )
+            self._check_growth(record.tenant, shares)
+            changed = replace(record, tenant=replace(record.tenant, shares=shares))
+            self._step("set:decided")
+            self._commit(records={**self._document.records, record.tenant.id: changed})
+            self._step("set:committed")
+            self._refresh(share.gpu_uuid for share in shares)
+            self._step("set:done")
+            return changed
+
+    def set_policy(self, gpu: Gpu, policy: GpuPolicy) -> None:
+        """How the card's time is divided from the next slot on. Raises RefusedError for a policy not yet enforced."""
+        if policy.policy is not None and not self.arbiter.knows(policy.policy):
+            raise RefusedError(
+                f"policy {int(policy.policy)} ({policy.policy.name.lower()}) is not enforced by this version",
+                "choose " + ", ".join(f"{int(known)} ({known.name.lower()})" for known in Policy if self.arbiter.knows(known)),
+            )
+        with self.lock:
+            self._step("policy:decided")
+            self._commit(policies={**self._document.policies, gpu.uuid: policy})
+            self._step("policy:committed")
+            self._refresh((gpu.uuid,))
+            self._step("policy:done")
+
+    def learn_context(self, gpu: Gpu, estimate: ContextEstimate) -> None:
+        """A better size for contexts of this card."""
+        with self.lock:
+            if self._document.contexts.get(gpu.uuid) != estimate:
+                self._commit(contexts={**self._document.contexts, gpu.uuid: estimate})
+
+    def context_estimate(self, gpu: Gpu) -> ContextEstimate:
+        """The present size for contexts of this card."""
+        return self._document.contexts.get(gpu.uuid) or ContextEstimate(self._first_context_bytes(gpu))
+
+    def close_if_empty(self) -> bool:
+        """Refuse tenants from now on, if there are none: for an agent that ends with its last tenant."""
+        with self.lock:
+            self._closing = not self._document.records
+            return self._closing
+
+    def close(self) -> None:
+        """Release files and locks; the tenants and the checkpoint stay."""
+        with self.lock:
+            for live in self._live.values():
+                live.close()
+            self._live = {}
+            self._locks.release()
+
+    # ---- after a death ----
+
+    def recover(self) -> None:
+        """Bring the world to the checkpoint, or, where there is none, take over the regions that are in use.
+
+        Raises StateError for a checkpoint that cannot be read.
+        """
+        with self.lock:
+            data = self._store.load()
+            if data is None:
+                self._document = NodeDocument(self._adopt(), {}, {})
+            else:
+                try:
+                    self._document = decode(data)
+                except (KeyError, TypeError, ValueError, AttributeError) as error:
+                    raise self._store.set_aside(f"not a checkpoint: {error!r}") from error
+            for record in self._document.records.values():
+                self._recover_tenant(record)
+            self._remove_orphans()
+            self._refresh(self._gpus)
+
+    def _recover_tenant(self, record: Record) -> None:
+        gone = [share.gpu_uuid for share in record.tenant.shares if share.gpu_uuid not in self._gpus]
+        if gone:
+            self._faults[record.tenant.id] = f"GPU {gone[0]} is no longer on this node"
+            return
+        owner = self.processes.uid_gid(record.root.host_pid) if record.root else None
+        try:
+            self._establish(record, Owner(*owner) if owner else Owner())
+        except RegionError as error:
+            # Its processes keep what they have mapped; a second region would count them anew.
+            self._faults[record.tenant.id] = error.message
+
+    def _adopt(self) -> dict[str, Record]:
+        records: dict[str, Record] = {}
+        for folder in self._region_folders():
+            reader = None
+            try:
+                reader = RegionReader(folder)
+                grants = reader.grants()
+                if any(slot.alive for slot in reader.usage(0).slots) and grants.tenant_id == folder.name:
+                    records[folder.name] = Record(_tenant_of(grants))
+            except RegionError as error:
+                self._faults[folder.name] = error.message
+            finally:
+                if reader is not None:
+                    reader.close()
+        return records
+
+    def _remove_orphans(self) -> None:
+        for folder in self._region_folders():
+            if folder.name not in self._document.records and folder.name not in self._faults:
+                with contextlib.suppress(RegionError):  # foreign files in it: left alone
+                    remove_region(folder)
+
+    def _region_folders(self) -> list[Path]:
+        return sorted(self._tenants_dir.iterdir()) if self._tenants_dir.is_dir() else []
+
+    # ---- deciding ----
+
+    def _check_new(self, tenant: Tenant) -> None:
+        if not tenant.shares:
+            raise UsageError("a tenant needs a share of at least one GPU")
+        if len({share.gpu_uuid for share in tenant.shares}) != len(tenant.shares):
+            raise UsageError("a GPU is named twice")
+        if any(record.tenant.name == tenant.name for record in self._document.records.values()):
+            raise TenantExistsError(f"there is a tenant named {tenant.name!r}", "choose another --name")
+        survey = self.survey()
+        for share in tenant.shares:
+            gpu = self.gpu(share.gpu_uuid)
+            if gpu.mig:
+                raise RefusedError(f"GPU {gpu.index} ({gpu.uuid}) is in MIG mode", "turn MIG off, or use another GPU")
+            self._locks.acquire(gpu)
+            admit(gpu, self.policy(gpu), self._occupancy(gpu, survey), share)
+
+    def _check_growth(self, tenant: Tenant, shares: tuple[Share, ...]) -> None:
+        for old, new in zip(tenant.shares, shares, strict=True):
+            gpu = self.gpu(new.gpu_uuid)
+            fits_card(gpu, new)
+            if new.memory_bytes > old.memory_bytes:
+                admit(gpu, self.policy(gpu), self._occupancy(gpu, self.survey(), without=tenant.id), new)
+
+    def _occupancy(self, gpu: Gpu, survey: Survey, without: str = "") -> Occupancy:
+        shares, overhead = [], 0
+        for record in self._document.records.values():
+            share = record.tenant.share_on(gpu.uuid)
+            if share is not None and record.tenant.id != without:
+                shares.append(share)
+                overhead += max(0, survey.on(record.tenant.id, gpu.uuid).truth_bytes - share.memory_bytes)
+        return Occupancy(tuple(shares), overhead, survey.foreign_bytes(gpu.uuid))
+
+    def _shares(self, gpu: Gpu) -> tuple[Share, ...]:
+        found = (record.tenant.share_on(gpu.uuid) for record in self._document.records.values())
+        return tuple(share for share in found if share is not None)
+
+    def _with_leaf(self, tenant: Tenant, caller: Caller) -> Tenant:
+        if tenant.cgroup or caller.process is None:
+            return tenant
+        return replace(tenant, cgroup=self._cgroups.plan_leaf(tenant.id, caller.process.host_pid))
+
+    def _rows(self, tenant: Tenant) -> tuple[Row, ...]:
+        return tuple(
+            Row(gpu, share, self.policy_in_force(gpu), self.context_bytes(gpu))
+            for share in tenant.shares
+            for gpu in (self._gpus[share.gpu_uuid],)
+        )
+
+    # ---- effects, each repeatable ----
+
+    def _commit(
+        self,
+        records: dict[str, Record] | None = None,
+        policies: dict[str, GpuPolicy] | None = None,
+        contexts: dict[str, ContextEstimate] | None = None,
+    ) -> None:
+        old = self._document
+        document = NodeDocument(
+            old.records if records is None else records,
+            old.policies if policies is None else policies,
+            old.contexts if contexts is None else contexts,
+        )
+        self._store.save(encode(document))
+        self._document = document
+
+    def _establish(self, record: Record, owner: Owner) -> None:
+        tenant, folder = record.tenant, self.region(record.tenant.id)
+        for share in tenant.shares:
+            self._locks.acquire(self._gpus[share.gpu_uuid])
+        if not (folder / GRANTS).exists():
+            create_region(folder, tenant, self._rows(tenant), owner, self._step)
+        if tenant.id not in self._live:
+            self._live[tenant.id] = Live(RegionReader(folder), GrantsWriter(folder))
+        self._step("establish:opened")
+        if record.root is not None and tenant.cgroup and not self._enter_leaf(tenant.cgroup, record.root):
+            self._commit(records={**self._document.records, tenant.id: replace(record, tenant=replace(tenant, cgroup=""))})
+        self._step("establish:leaf")
+        for row, share in enumerate(tenant.shares):
+            self.arbiter.add_tenant(self._gpus[share.gpu_uuid], folder, row, share)
+        self._step("establish:arbiter")
+
+    def _enter_leaf(self, path: str, root: ProcessRef) -> bool:
+        if self.processes.start_ticks(root.host_pid) != root.start_ticks:
+            return True  # it has ended; what it left behind is in the leaf already, or nowhere
+        return self._cgroups.of(root.host_pid) == path or self._cgroups.enter_leaf(path, root.host_pid)
+
+    def _dismantle(self, tenant: Tenant) -> None:
+        for share in tenant.shares:
+            if share.gpu_uuid in self._gpus:
+                self.arbiter.remove_tenant(self._gpus[share.gpu_uuid], self.region(tenant.id))
+        self._step("dismantle:arbiter")
+        live = self._live.pop(tenant.id, None)
+        if live is not None:
+            live.close()
+        self._faults.pop(tenant.id, None)
+        remove_region(self.region(tenant.id), self._step)
+        self._step("dismantle:region")
+        self._cgroups.remove_leaf(tenant.cgroup)
+
+    def _refresh(self, gpu_uuids: Iterable[str]) -> None:
+        """Write what follows from the document to every region and to the arbiter."""
+        touched = {uuid for uuid in gpu_uuids if uuid in self._gpus}
+        for uuid in touched:
+            gpu = self._gpus[uuid]
+            self.arbiter.set_policy(gpu, self.policy_in_force(gpu), self.policy(gpu))
+        for tenant_id, live in self._live.items():
+            tenant = self._document.records[tenant_id].tenant
+            if any(share.gpu_uuid in touched for share in tenant.shares):
+                live.writer.set_intent(tenant, self._rows(tenant))
+                self._step("refresh:region")
+                for share in tenant.shares:
+                    self.arbiter.update_tenant(self._gpus[share.gpu_uuid], self.region(tenant_id), share)
+
+
+def _same_wish(known: Tenant, asked: Tenant) -> bool:
+    return replace(known, cgroup="") == replace(asked, cgroup="")
+
+
+def _changed(share: Share, change: ShareChange) -> Share:
+    return Share(
+        gpu_uuid=share.gpu_uuid,
+        memory_bytes=share.memory_bytes if change.memory_bytes is None else change.memory_bytes,
+        compute_percent=share.compute_percent if change.compute_percent is None else change.compute_percent,
+        weight=share.weight if change.weight is None else change.weight,
+        priority=share.priority if change.priority is None else change.priority,
+    )
+
+
+_LAYERS: Final = (MemoryLayer.SHIM, MemoryLayer.DRIVER, MemoryLayer.BROKER)
+
+
+def _tenant_of(grants: GrantsSnapshot) -> Tenant:
+    shares = tuple(
+        Share(row.gpu_uuid, row.quota_bytes, row.compute_percent or None, max(row.weight, 1), row.priority)
+        for row in grants.gpus
+    )
+    layer = _LAYERS[grants.gpus[0].memory_layer] if grants.gpus and grants.gpus[0].memory_layer < len(_LAYERS) else MemoryLayer.SHIM
+    return Tenant(grants.tenant_id, grants.tenant_name, shares, "", grants.refuse_managed, layer)

@@ -1,0 +1,142 @@
+"""The state of the node as the API's documents."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from typing import Any
+
+from cgpu import __version__
+from cgpu.agent.documents import Record
+from cgpu.agent.ports import GpuNode
+from cgpu.agent.state import NodeState
+from cgpu.agent.survey import Survey
+from cgpu.model.tenant import ComputeLayer, Gpu, Policy, Share
+from cgpu.region.reader import GrantedGpu
+
+
+class Views:
+    """Builds documents; changes nothing."""
+
+    def __init__(self, state: NodeState, node: GpuNode, *, private: bool, runtime_dir: str) -> None:
+        self._state = state
+        self._node = node
+        self._private = private
+        self._runtime_dir = runtime_dir
+
+    def info(self) -> dict[str, Any]:
+        """The agent and its node."""
+        gpus = self._state.gpus()
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "private": self._private,
+            "driver_version": self._node.driver_version(),
+            "simulated": any(gpu.simulated for gpu in gpus),
+            "runtime_dir": self._runtime_dir,
+            "gpus": len(gpus),
+            "tenants": len(self._state.records()),
+            "memory_layers": ["shim"],
+        }
+
+    def gpus(self) -> list[dict[str, Any]]:
+        """All cards."""
+        with self._state.lock:
+            survey = self._state.survey()
+            return [self._gpu(gpu, survey) for gpu in self._state.gpus()]
+
+    def gpu(self, gpu: Gpu) -> dict[str, Any]:
+        """One card."""
+        with self._state.lock:
+            return self._gpu(gpu, self._state.survey())
+
+    def tenants(self) -> list[dict[str, Any]]:
+        """All tenants."""
+        with self._state.lock:
+            survey = self._state.survey()
+            return [self._tenant(record, survey) for record in self._state.records()]
+
+    def tenant(self, record: Record) -> dict[str, Any]:
+        """One tenant."""
+        with self._state.lock:
+            return self._tenant(record, self._state.survey())
+
+    def _gpu(self, gpu: Gpu, survey: Survey) -> dict[str, Any]:
+        policy = self._state.policy(gpu)
+        shares = [share for record in self._state.records() if (share := record.tenant.share_on(gpu.uuid))]
+        return {
+            "index": gpu.index,
+            "uuid": gpu.uuid,
+            "name": gpu.name,
+            "driver_version": gpu.driver_version,
+            "simulated": gpu.simulated,
+            "mig": gpu.mig,
+            "pci_bus_id": gpu.pci_bus_id,
+            "total_bytes": gpu.total_bytes,
+            "used_bytes": survey.used_bytes[gpu.uuid],
+            "foreign_bytes": survey.foreign_bytes(gpu.uuid),
+            "quota_bytes": sum(share.memory_bytes for share in shares),
+            "context_bytes": self._state.context_bytes(gpu),
+            "utilisation_percent": self._node.utilisation_percent(gpu),
+            "policy": int(self._state.policy_in_force(gpu)),
+            "policy_chosen": None if policy.policy is None else int(policy.policy),
+            "compute_layer": str(self._state.compute_layer(gpu)),
+            "max_tenants": policy.max_tenants,
+            "overcommit": policy.overcommit,
+            "tenants": len(shares),
+            "arbiter": dict(self._state.arbiter.counters(gpu)),
+        }
+
+    def _tenant(self, record: Record, survey: Survey) -> dict[str, Any]:
+        tenant = record.tenant
+        gpus = {gpu.uuid: gpu for gpu in self._state.gpus()}
+        return {
+            "id": tenant.id,
+            "name": tenant.name,
+            "region": str(self._state.region(tenant.id)),
+            "cgroup": tenant.cgroup,
+            "refuse_managed": tenant.refuse_managed,
+            "lifetime": "explicit" if record.root is None else "caller",
+            "simulated": any(gpus[share.gpu_uuid].simulated for share in tenant.shares if share.gpu_uuid in gpus),
+            "fault": self._state.fault(tenant.id) or survey.damaged.get(tenant.id, ""),
+            "shares": [
+                self._share(record, share, row, gpus.get(share.gpu_uuid), survey)
+                for row, share in enumerate(tenant.shares)
+            ],
+        }
+
+    def _share(self, record: Record, share: Share, row: int, gpu: Gpu | None, survey: Survey) -> dict[str, Any]:
+        policy = self._state.policy_in_force(gpu) if gpu else Policy.NATIVE
+        return {
+            "gpu_index": gpu.index if gpu else None,
+            "gpu_uuid": share.gpu_uuid,
+            "memory_bytes": share.memory_bytes,
+            "memory_layer": str(record.tenant.memory_layer),
+            "compute_percent": share.compute_percent,
+            "compute_enforced": policy.enforces_compute_percent,
+            "compute_layer": str(self._state.compute_layer(gpu) if gpu else ComputeLayer.NONE),
+            "weight": share.weight,
+            "priority": share.priority,
+            "policy": int(policy),
+            **self._usage(record.tenant.id, share.gpu_uuid, row, survey),
+        }
+
+    def _usage(self, tenant_id: str, gpu_uuid: str, row: int, survey: Survey) -> dict[str, Any]:
+        reading = survey.readings.get(tenant_id)
+        attributed = survey.on(tenant_id, gpu_uuid)
+        granted: GrantedGpu | None = reading.grants.gpus[row] if reading else None
+        used = reading.usage.gpus[row] if reading else None
+        slots = [slot.gpus[row] for slot in reading.usage.slots if slot.alive] if reading else []
+        used_bytes = (used.used_bytes if used else 0) + attributed.overhead_bytes
+        return {
+            "used_bytes": used_bytes,
+            "overhead_bytes": attributed.overhead_bytes,
+            "peak_bytes": max(used.peak_bytes, used_bytes) if used else 0,
+            "utilisation_percent": granted.utilisation_percent if granted else 0,
+            "busy_ns": granted.busy_ns if granted else 0,
+            "waited_ns": sum(slot.waited_ns for slot in slots),
+            "launches": sum(slot.launches for slot in slots),
+            "oom_count": used.oom_count if used else 0,
+            "denied_count": used.denied_count if used else 0,
+            "processes": [asdict(process) for process in attributed.processes],
+        }

@@ -1,0 +1,46 @@
+"""``cgpu agent``: the daemon of this node."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+
+from cgpu.agent.main import run_agent
+from cgpu.cli.parsers import Subparsers, add_verb
+from cgpu.cli.private_agent import READY
+from cgpu.errors import CgpuError
+from cgpu.settings import Settings
+
+EXAMPLES = """\
+examples:
+  cgpu agent                          the node's agent, on /run/cgpu/agent.sock (as root)
+  CGPU_SIM_STATE=/tmp/m cgpu agent    the agent of a simulated machine
+
+It ends on SIGTERM. Tenants keep running at their shares without it; the next one takes them over.
+"""
+
+
+def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    """Declare the verb."""
+    parser = add_verb(subparsers, "agent", run, "run the daemon of this node", EXAMPLES)
+    parser.add_argument("--private", action="store_true", help="end with the last tenant (what `cgpu run` starts)")
+    parser.add_argument("--ready-fd", type=int, help="descriptor that is told when the socket answers, or why not")
+
+
+def run(options: argparse.Namespace, settings: Settings) -> int:
+    """Run the daemon until it is told to end."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        run_agent(settings, private=options.private, ready=lambda: _tell(options.ready_fd, READY))
+    except CgpuError as error:
+        _tell(options.ready_fd, json.dumps({"code": error.code, "message": error.message, "remedy": error.remedy}))
+        raise
+    return 0
+
+
+def _tell(descriptor: int | None, text: str) -> None:
+    if descriptor is not None:
+        os.write(descriptor, text.encode())
+        os.close(descriptor)

@@ -1,0 +1,74 @@
+"""``cgpu info``: this installation, this node, and the agent."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+from cgpu import __version__
+from cgpu.adapters.nvml import NvmlNode
+from cgpu.cli import render
+from cgpu.cli.client import AgentClient
+from cgpu.cli.parsers import Subparsers, add_json, add_verb
+from cgpu.errors import AgentError, DriverError
+from cgpu.settings import Settings
+
+EXAMPLES = """\
+examples:
+  cgpu info
+  cgpu info --json
+
+It needs neither an agent nor a GPU: what is missing is said.
+"""
+
+
+def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    """Declare the verb."""
+    add_json(add_verb(subparsers, "info", run, "show versions, GPUs and whether an agent runs", EXAMPLES))
+
+
+def run(options: argparse.Namespace, settings: Settings) -> int:
+    """Print what is known."""
+    info = _info(settings)
+    print(render.as_json(info) if options.json else _text(info))
+    return 0
+
+
+def _info(settings: Settings) -> dict[str, Any]:
+    info: dict[str, Any] = {"version": __version__, "simulated": settings.sim_state is not None}
+    client = AgentClient.of(settings)
+    info["agent_socket"] = str(client.path)
+    try:
+        info["agent"] = client.get("/v1/info")
+    except AgentError as error:
+        info["agent"], info["agent_error"] = None, str(error)
+    try:
+        node = NvmlNode(settings.sim_state)
+        info["gpus"] = [asdict(gpu) for gpu in node.gpus()]
+        node.close()
+    except DriverError as error:
+        info["gpus"], info["driver_error"] = [], str(error)
+    return info
+
+
+def _text(info: dict[str, Any]) -> str:
+    lines = [f"cgpu {info['version']}" + (f" [{render.SIMULATED}]" if info["simulated"] else "")]
+    agent = info["agent"]
+    if agent is None:
+        lines.append(f"agent: {info['agent_error']}")
+    else:
+        kind = "private agent" if agent["private"] else "agent"
+        lines.append(
+            f"{kind}: pid {agent['pid']}, version {agent['version']}, {agent['tenants']} tenants, {info['agent_socket']},"
+            f" memory layers: {', '.join(agent['memory_layers'])}"
+        )
+    if not info["gpus"]:
+        lines.append(f"GPUs: {info.get('driver_error', 'none')}")
+    for gpu in info["gpus"]:
+        mark = f" [{render.SIMULATED}]" if gpu["simulated"] else ""
+        lines.append(
+            f"GPU {gpu['index']}: {gpu['name']}, {render.mebibytes(gpu['total_bytes'])}, {gpu['uuid']},"
+            f" driver {gpu['driver_version']}{mark}" + (", MIG: not supported" if gpu["mig"] else "")
+        )
+    return "\n".join(lines)

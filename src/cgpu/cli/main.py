@@ -1,0 +1,64 @@
+"""The entry point: parse, run one verb, and turn what went wrong into an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from cgpu import __version__
+from cgpu.cli import agent, demo, info, policy, ps, run, set, sim, smi  # noqa: A004 - named as the verb
+from cgpu.errors import CgpuError, UsageError
+from cgpu.settings import Settings
+
+_VERBS: Final = (run, ps, smi, set, policy, info, agent, sim, demo)
+_INTERRUPTED: Final = 130  # 128 + SIGINT, as a shell has it
+_EPILOG = """\
+exit codes:
+  0 done            2 malformed request      3 refused by the node (no such GPU or tenant, no room)
+  4 agent           5 NVIDIA driver          6 region or state
+  `cgpu run` exits as its command does.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors as exceptions, so that they are printed as all others are."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]  # it does not return either
+        raise UsageError(message, f"see {self.prog} --help")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    parser = _Parser(
+        prog="cgpu",
+        description="Share one NVIDIA GPU: quotas of memory and shares of time that hold.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"cgpu {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for verb in _VERBS:
+        verb.add_parser(subparsers)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``cgpu`` and return its exit code."""
+    try:
+        options = build_parser().parse_args(arguments)
+        return int(options.run(options, Settings.from_environment()))
+    except CgpuError as error:
+        print(f"cgpu: {error.message}", file=sys.stderr)
+        if error.remedy:
+            print(f"      {error.remedy}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of our output has gone; so that the interpreter's own flush does not fail too:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return _INTERRUPTED

@@ -1,0 +1,44 @@
+"""What the parsers of all verbs have in common."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from cgpu.model.units import parse_memory, parse_percent, parse_weight
+from cgpu.settings import Settings
+
+Subparsers = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public name for it
+Verb = Callable[[argparse.Namespace, Settings], int]
+
+
+def add_verb(
+    subparsers: Subparsers[argparse.ArgumentParser], name: str, run: Verb, summary: str, examples: str
+) -> argparse.ArgumentParser:
+    """A parser for one verb, whose ``run`` is called with the options."""
+    parser = subparsers.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """``--json``, the machine-readable form of a listing."""
+    parser.add_argument("--json", action="store_true", help="print JSON, in bytes and nanoseconds")
+
+
+def add_share(parser: argparse.ArgumentParser, *, memory_required: bool) -> None:
+    """The amounts of a share. Malformed ones raise AmountError."""
+    parser.add_argument(
+        "--memory", metavar="AMOUNT", type=parse_memory, required=memory_required, help="quota of GPU memory: 6GiB, 512MiB, 6G"
+    )
+    parser.add_argument(
+        "--compute", metavar="PERCENT", type=parse_percent, help="share of time: 30 or 30%%; enforced under policies 3 and 4 only"
+    )
+    parser.add_argument("--weight", metavar="N", type=parse_weight, help="weight under policy 2: 1 to 1000")

@@ -1,0 +1,130 @@
+"""``cgpu run``: a command as a tenant.
+
+The command takes the place of this process (exec), so its exit code, its signals, its terminal and
+its output are its own by construction. The agent watches it through a pidfd and removes the tenant
+when the last process of the tree has ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from cgpu.adapters.native import SHIM, content_named_copy, native_library
+from cgpu.cli.client import AgentClient, tenant_path
+from cgpu.cli.parsers import Subparsers, add_share, add_verb
+from cgpu.cli.private_agent import agent_or_private
+from cgpu.errors import AgentError, UsageError
+from cgpu.settings import Settings
+from cgpu.sim.machine import SimMachine
+
+EXAMPLES = """\
+examples:
+  cgpu run --memory 6GiB -- python train.py
+  cgpu run --memory 2GiB --weight 4 --name web -- ./server
+  cgpu run --gpu 0 --gpu 1 --memory 8GiB -- python two_cards.py    8 GiB of each
+  cgpu run --sim t4 --memory 2GiB -- python train.py               on a simulated GPU
+
+exit code: the command's own; 127 when it is not found, 126 when it cannot be executed; before it
+starts: 2 malformed request, 3 refused by the node, 4 agent, 5 NVIDIA driver, 6 region or state.
+"""
+_NOT_FOUND: Final = 127
+_NOT_EXECUTABLE: Final = 126
+_ATTEMPTS: Final = 5  # an agent that is just ending with its last tenant is asked no more than this often
+
+
+def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    """Declare the verb."""
+    parser = add_verb(subparsers, "run", run, "run a command as a tenant with a share of the GPU", EXAMPLES)
+    parser.add_argument(
+        "--gpu", metavar="IDX|UUID", action="append", help="GPU by NVML's index or UUID; may be repeated; 0 when not given"
+    )
+    add_share(parser, memory_required=True)
+    parser.add_argument("--name", help="name of the tenant; made up when not given")
+    parser.add_argument("--refuse-managed", action="store_true", help="refuse managed (unified) memory altogether")
+    parser.add_argument(
+        "--sim", metavar="PROFILE", nargs="?", const="t4", help="on the simulated machine of this profile, made if need be; t4 when not given"
+    )
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD ...", help="the command and its arguments")
+
+
+def run(options: argparse.Namespace, settings: Settings) -> int:
+    """Make the tenant and become the command. Returns only when the command cannot be executed."""
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if not command:
+        raise UsageError("no command", "write it after --: cgpu run --memory 6GiB -- python train.py")
+    if options.sim is not None:
+        os.environ.update(SimMachine.of_profile(options.sim).environment())
+        settings = Settings.from_environment()
+    tenant_id = f"run-{os.getpid()}-{secrets.token_hex(4)}"
+    client, tenant = _create(tenant_id, options, settings)
+    environment = tenant_environment(os.environ, tenant, settings)
+    try:
+        return _become(command, environment)
+    finally:
+        client.delete(tenant_path(tenant_id))
+
+
+def _create(tenant_id: str, options: argparse.Namespace, settings: Settings) -> tuple[AgentClient, dict[str, Any]]:
+    share = {"memory_bytes": options.memory, "compute_percent": options.compute, "weight": options.weight}
+    share = {name: value for name, value in share.items() if value is not None}
+    body = {
+        "name": options.name or tenant_id,
+        "shares": [{"gpu": gpu, **share} for gpu in options.gpu or ["0"]],
+        "refuse_managed": options.refuse_managed,
+        "lifetime": "caller",
+    }
+    for attempt in range(1, _ATTEMPTS + 1):
+        client = agent_or_private(settings)
+        try:
+            return client, client.put(tenant_path(tenant_id), body)
+        except AgentError:
+            # It ended between two requests, with its last tenant: the next attempt starts another.
+            if attempt == _ATTEMPTS:
+                raise
+    raise AssertionError  # the loop returns or raises
+
+
+def tenant_environment(inherited: Mapping[str, str], tenant: Mapping[str, Any], settings: Settings) -> dict[str, str]:
+    """The environment of a tenant's first process: what makes it one, and nothing else changed."""
+    shim = content_named_copy(native_library(SHIM), settings.runtime_dir / "lib")
+    environment = {
+        **inherited,
+        "CGPU_REGION": tenant["region"],
+        "LD_PRELOAD": _joined(str(shim), inherited.get("LD_PRELOAD", "")),
+        "CUDA_VISIBLE_DEVICES": ",".join(share["gpu_uuid"] for share in tenant["shares"]),
+    }
+    if settings.sim_state is not None:
+        environment.update(SimMachine.open(settings.sim_state).environment(inherited))
+    return environment
+
+
+def _joined(first: str, rest: str) -> str:
+    if set(first) & set(": ;"):
+        raise UsageError(f"the path {first!r} has a character that the loader takes for a separator", "install cgpu elsewhere")
+    if first in rest.split(":"):
+        return rest
+    return f"{first}:{rest}" if rest else first
+
+
+def _become(command: list[str], environment: dict[str, str]) -> int:
+    # Python ignores these; an ignored signal stays ignored through exec.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execvpe(command[0], command, environment)
+    except FileNotFoundError:
+        if Path(command[0]).exists():
+            message, code = "its interpreter is not there", _NOT_EXECUTABLE
+        else:
+            message, code = "no such command", _NOT_FOUND
+    except OSError as error:
+        message, code = str(error.strerror), _NOT_EXECUTABLE
+    print(f"cgpu: {command[0]}: {message}", file=sys.stderr)
+    return code

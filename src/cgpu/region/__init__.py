@@ -1,0 +1,1 @@
+"""The files that a tenant and the agent share: their layout, reading and writing them."""

@@ -1,0 +1,285 @@
+"""Reading a tenant's region: snapshots as values.
+
+Files are read with ``pread``, never mapped: a tenant owns its usage file and could truncate it,
+which would kill a process that has it mapped with SIGBUS. A word that matters is read until two
+readings agree, so a snapshot is a state that the tenant really was in. Whatever the bytes are, the
+only exception is RegionError.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import struct
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from cgpu.errors import RegionError
+from cgpu.region import layout
+from cgpu.region.words import Account, Charge, effective_units
+
+GRANTS: Final = "grants"
+USAGE: Final = "usage"
+LOCKS: Final = "locks"
+
+_STABLE_READS: Final = 8  # a tenant that charges all the time changes its words at each reading
+_F_OFD_GETLK: Final = 36  # linux/fcntl.h; not in the fcntl module
+_FLOCK: Final = struct.Struct("hhqqi4x")
+
+_Data = TypeVar("_Data", bound="ctypes.Structure | ctypes.Array[Any]")
+
+
+@dataclass(frozen=True, slots=True)
+class GrantedGpu:
+    """What the agent and the arbiter have written for one GPU of the tenant."""
+
+    row: int
+    gpu_uuid: str
+    nvml_index: int
+    quota_bytes: int
+    overhead_bytes: int
+    context_bytes: int
+    policy: int
+    compute_percent: int  # 0: none given
+    weight: int
+    priority: int
+    grant: int
+    grant_deadline_ns: int
+    utilisation_percent: int
+    memory_layer: int
+    busy_ns: int
+    total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class GrantsSnapshot:
+    """The grants file."""
+
+    tenant_id: str
+    tenant_name: str
+    generation: int
+    heartbeat_ns: int
+    refuse_managed: bool
+    gpus: tuple[GrantedGpu, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SlotGpu:
+    """One process of the tenant on one GPU row."""
+
+    charge_bytes: int  # with an operation that has happened but is not completed
+    charge_seq: int
+    gate: int
+    contexts: int
+    explicit_bytes: int
+    managed_bytes: int
+    launches: int
+    drained_ns: int
+    waited_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A process slot in use. ``alive``: its owner still holds the slot's lock."""
+
+    index: int
+    alive: bool
+    pid: int
+    start_ticks: int
+    pid_namespace: int
+    claim: int
+    driver_version: int
+    command: str
+    gpus: tuple[SlotGpu, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UsedGpu:
+    """The tenant as a whole on one GPU row."""
+
+    used_bytes: int
+    oom_count: int
+    peak_bytes: int
+    denied_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsageSnapshot:
+    """The usage file, for the first ``gpu_count`` rows."""
+
+    gpus: tuple[UsedGpu, ...]
+    slots: tuple[Slot, ...]
+
+
+class RegionReader:
+    """Reads one tenant's folder. Holds no lock and no mapping; close it to release its files."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the folder. Raises RegionError when a file is missing, foreign or of another version."""
+        self.folder = folder
+        self._files: dict[str, int] = {}
+        try:
+            for name in (GRANTS, USAGE, LOCKS):
+                self._files[name] = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            self._check(GRANTS, layout.GrantsHeader, layout.CGPU_GRANTS_MAGIC, ctypes.sizeof(layout.Grants))
+            self._check(USAGE, layout.UsageHeader, layout.CGPU_USAGE_MAGIC, ctypes.sizeof(layout.Usage))
+        except OSError as error:
+            self.close()
+            raise RegionError(f"region {folder}: {error.strerror}") from error
+        except RegionError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the files; idempotent."""
+        for descriptor in self._files.values():
+            os.close(descriptor)
+        self._files = {}
+
+    def grants(self) -> GrantsSnapshot:
+        """What flows down."""
+        header = self._structure(GRANTS, layout.GrantsHeader, 0)
+        if header.gpu_count > layout.CGPU_MAX_GPUS:
+            raise self._damaged(f"{header.gpu_count} GPUs")
+        rows = self._structure(GRANTS, layout.GrantsGpu * header.gpu_count, layout.Grants.gpu.offset)
+        return GrantsSnapshot(
+            tenant_id=self._text(header.tenant_id),
+            tenant_name=self._text(header.tenant_name),
+            generation=header.generation,
+            heartbeat_ns=header.heartbeat_ns,
+            refuse_managed=bool(header.flags & layout.CGPU_TENANT_REFUSE_MANAGED),
+            gpus=tuple(
+                _granted(index, row) for index, row in enumerate(rows) if row.flags & layout.CGPU_GPU_PRESENT
+            ),
+        )
+
+    def usage(self, gpu_count: int) -> UsageSnapshot:
+        """What flows up, for the first ``gpu_count`` rows (0 to 16) of the GPU table."""
+        header = self._structure(USAGE, layout.UsageHeader, 0)
+        seen = min(header.slots_seen, layout.CGPU_MAX_SLOTS)
+        for _ in range(_STABLE_READS):
+            rows = self._used(gpu_count)
+            slots = self._structure(USAGE, layout.UsageSlot * seen, layout.Usage.slot.offset)
+            if [row.account for row in self._used(gpu_count)] == [row.account for row in rows]:
+                break
+        accounts = [Account.unpack(row.account) for row in rows]
+        return UsageSnapshot(
+            gpus=tuple(
+                UsedGpu(account.used_bytes, row.oom_count, row.peak_bytes, row.denied_count)
+                for account, row in zip(accounts, rows, strict=True)
+            ),
+            slots=tuple(
+                self._slot(index, slot, accounts)
+                for index, slot in enumerate(slots)
+                if slot.header.state != layout.CGPU_SLOT_FREE
+            ),
+        )
+
+    def charge_seq(self, slot: int, row: int) -> int:
+        """The sequence number of a slot's charge now: unchanged means that nothing was charged since."""
+        offset = (
+            layout.Usage.slot.offset
+            + slot * ctypes.sizeof(layout.UsageSlot)
+            + layout.UsageSlot.gpu.offset
+            + row * ctypes.sizeof(layout.UsageSlotGpu)
+        )
+        return Charge.unpack(self._structure(USAGE, layout.UsageSlotGpu, offset).charge).seq
+
+    def slot_alive(self, slot: int) -> bool:
+        """Whether somebody holds the lock of that slot: the kernel's answer, whatever the pid."""
+        query = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, slot, 1, 0)
+        try:
+            answer = fcntl.fcntl(self._files[LOCKS], _F_OFD_GETLK, query)
+        except OSError as error:
+            raise RegionError(f"region {self.folder}: {error.strerror}") from error
+        return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
+    def _slot(self, index: int, slot: layout.UsageSlot, accounts: list[Account]) -> Slot:
+        header = slot.header
+        return Slot(
+            index=index,
+            alive=self.slot_alive(index),
+            pid=header.pid,
+            start_ticks=header.start_ticks,
+            pid_namespace=header.pid_namespace,
+            claim=header.claim,
+            driver_version=header.driver_version,
+            command=header.comm.decode("utf-8", "replace"),
+            gpus=tuple(_slot_gpu(index, slot.gpu[row], account) for row, account in enumerate(accounts)),
+        )
+
+    def _used(self, gpu_count: int) -> list[layout.UsageGpu]:
+        return list(self._structure(USAGE, layout.UsageGpu * gpu_count, layout.Usage.gpu.offset))
+
+    def _check(self, name: str, header_type: type[ctypes.LittleEndianStructure], magic: int, size: int) -> None:
+        header = self._structure(name, header_type, 0)
+        if header.magic != magic:
+            raise RegionError(f"region {self.folder}/{name}: not a region file")
+        if header.major != layout.CGPU_REGION_MAJOR:
+            raise RegionError(
+                f"region {self.folder}/{name}: layout version {header.major}, this cgpu knows {layout.CGPU_REGION_MAJOR}",
+                "use the cgpu that created it",
+            )
+        actual = os.fstat(self._files[name]).st_size
+        if header.size_bytes < size or actual < header.size_bytes:
+            raise RegionError(f"region {self.folder}/{name}: truncated ({actual} of {max(size, header.size_bytes)} bytes)")
+
+    def _structure(self, name: str, kind: type[_Data], offset: int) -> _Data:
+        size = ctypes.sizeof(kind)
+        try:
+            data = os.pread(self._files[name], size, offset)
+        except OSError as error:
+            raise RegionError(f"region {self.folder}/{name}: {error.strerror}") from error
+        except KeyError:
+            raise RegionError(f"region {self.folder}/{name}: closed") from None
+        if len(data) < size:
+            raise RegionError(f"region {self.folder}/{name}: truncated at {offset + len(data)} bytes")
+        return kind.from_buffer_copy(data)
+
+    def _text(self, raw: bytes) -> str:
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            raise self._damaged("a name that is not UTF-8") from None
+
+    def _damaged(self, what: str) -> RegionError:
+        return RegionError(f"region {self.folder}: damaged ({what})")
+
+
+def _granted(index: int, row: layout.GrantsGpu) -> GrantedGpu:
+    return GrantedGpu(
+        row=index,
+        gpu_uuid=f"GPU-{uuid.UUID(bytes=bytes(row.uuid))}",
+        nvml_index=row.nvml_index,
+        quota_bytes=row.quota_bytes,
+        overhead_bytes=row.overhead_bytes,
+        context_bytes=row.context_bytes,
+        policy=row.policy,
+        compute_percent=row.compute_percent,
+        weight=row.weight,
+        priority=row.priority,
+        grant=row.grant,
+        grant_deadline_ns=row.grant_deadline_ns,
+        utilisation_percent=row.utilisation_percent,
+        memory_layer=row.memory_layer,
+        busy_ns=row.busy_ns,
+        total_bytes=row.total_bytes,
+    )
+
+
+def _slot_gpu(index: int, row: layout.UsageSlotGpu, account: Account) -> SlotGpu:
+    charge, intent = Charge.unpack(row.charge), Charge.unpack_intent(row.intent)
+    return SlotGpu(
+        charge_bytes=max(effective_units(account, index, charge, intent), 0) * layout.CGPU_UNIT_BYTES,
+        charge_seq=charge.seq,
+        gate=row.gate,
+        contexts=row.contexts,
+        explicit_bytes=row.explicit_bytes,
+        managed_bytes=row.managed_bytes,
+        launches=row.launches,
+        drained_ns=row.drained_ns,
+        waited_ns=row.waited_ns,
+    )

@@ -1,0 +1,1 @@
+"""Fakes of the agent's ports and builders of values, for our tests and for those who build on cgpu."""

@@ -1,0 +1,187 @@
+"""A node that exists in memory only. Each fake does what its real adapter does, as far as the agent can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cgpu.adapters.nvml import GpuProcess
+from cgpu.adapters.process import Identity
+from cgpu.model.tenant import Gpu, GpuPolicy, Policy, Share
+from cgpu.model.units import GIB, MIB
+
+GPU_UUIDS = ("GPU-11111111-2222-3333-4444-555555555555", "GPU-66666666-7777-8888-9999-aaaaaaaaaaaa")
+
+
+def gpu(index: int = 0, total_bytes: int = 16 * GIB, *, mig: bool = False) -> Gpu:
+    """A card of 16 GiB, or of another size."""
+    return Gpu(index, GPU_UUIDS[index], "Tesla T4", total_bytes, "550.163.01", simulated=True, mig=mig)
+
+
+@dataclass
+class FakeNode:
+    """NVML: what is in ``listed`` is on the cards."""
+
+    cards: tuple[Gpu, ...] = field(default_factory=lambda: (gpu(),))
+    reserved_bytes: int = 300 * MIB
+    listed: dict[str, list[GpuProcess]] = field(default_factory=dict)
+    utilisation: dict[int, int] = field(default_factory=dict)
+
+    def gpus(self) -> tuple[Gpu, ...]:
+        """All cards."""
+        return self.cards
+
+    def driver_version(self) -> str:
+        """The driver's version."""
+        return "550.163.01"
+
+    def used_bytes(self, gpu: Gpu) -> int:
+        """The driver's own part and all processes'."""
+        return self.reserved_bytes + sum(process.memory_bytes or 0 for process in self.listed.get(gpu.uuid, []))
+
+    def processes(self, gpu: Gpu) -> tuple[GpuProcess, ...]:
+        """Processes on the card."""
+        return tuple(self.listed.get(gpu.uuid, []))
+
+    def utilisation_percent(self, gpu: Gpu) -> int:
+        """Busy when anybody is on the card."""
+        return 100 if self.listed.get(gpu.uuid) else 0
+
+    def process_utilisation(self, gpu: Gpu, since_us: int) -> dict[int, int]:
+        """Percent by host pid."""
+        del gpu, since_us
+        return dict(self.utilisation)
+
+
+@dataclass
+class FakeProcess:
+    """A process of the fake host."""
+
+    identity: Identity
+    command: str = "python"
+    variables: dict[str, str] = field(default_factory=dict)
+    cgroup: str = "/"
+
+
+@dataclass
+class FakeHost:
+    """/proc and the cgroup tree in one: a process has both."""
+
+    table: dict[int, FakeProcess] = field(default_factory=dict)
+    leaves: set[str] = field(default_factory=set)
+    can_make_leaves: bool = False
+
+    def spawn(self, host_pid: int, *, pid: int | None = None, region: Path | None = None, cgroup: str = "/") -> FakeProcess:
+        """A new process; its start time is its pid times ten."""
+        variables = {} if region is None else {"CGPU_REGION": str(region)}
+        process = FakeProcess(Identity(pid or host_pid, host_pid * 10, 4026531836), "python", variables, cgroup)
+        self.table[host_pid] = process
+        return process
+
+    def identity(self, host_pid: int) -> Identity | None:
+        """Who it is."""
+        process = self.table.get(host_pid)
+        return process.identity if process else None
+
+    def start_ticks(self, host_pid: int) -> int | None:
+        """When it started."""
+        process = self.table.get(host_pid)
+        return process.identity.start_ticks if process else None
+
+    def command(self, host_pid: int) -> str:
+        """Its short name."""
+        process = self.table.get(host_pid)
+        return process.command if process else ""
+
+    def variable(self, host_pid: int, name: str) -> str | None:
+        """An environment variable of its start."""
+        process = self.table.get(host_pid)
+        return process.variables.get(name) if process else None
+
+    def with_variable(self, name: str, value: str) -> list[int]:
+        """All processes started with it."""
+        return [pid for pid, process in self.table.items() if process.variables.get(name) == value]
+
+    def uid_gid(self, host_pid: int) -> tuple[int, int] | None:
+        """The agent's own."""
+        del host_pid
+        return None
+
+    def of(self, host_pid: int) -> str:
+        """The process's cgroup."""
+        process = self.table.get(host_pid)
+        return process.cgroup if process else ""
+
+    def plan_leaf(self, tenant_id: str, host_pid: int) -> str:
+        """A leaf below the root."""
+        del host_pid
+        return f"/cgpu-{tenant_id}" if self.can_make_leaves else ""
+
+    def enter_leaf(self, path: str, host_pid: int) -> bool:
+        """Move the process."""
+        self.leaves.add(path)
+        self.table[host_pid].cgroup = path
+        return True
+
+    def populated(self, path: str) -> bool:
+        """Whether a process lives there."""
+        return path != "" and any(process.cgroup == path for process in self.table.values())
+
+    def remove_leaf(self, path: str) -> bool:
+        """Remove it unless it is in use."""
+        if self.populated(path):
+            return False
+        self.leaves.discard(path)
+        return True
+
+
+@dataclass
+class FakeArbiter:
+    """Remembers who takes part."""
+
+    tenants: dict[tuple[str, Path], Share] = field(default_factory=dict)
+    policies: dict[str, Policy] = field(default_factory=dict)
+    reclaimed: list[tuple[Path, int]] = field(default_factory=list)
+    running: bool = False
+
+    def start(self) -> None:
+        """Start."""
+        self.running = True
+
+    def stop(self) -> None:
+        """End."""
+        self.running = False
+
+    def knows(self, policy: Policy) -> bool:
+        """The policies of the first version."""
+        return policy in (Policy.PREEMPTIVE, Policy.WEIGHTED, Policy.NATIVE)
+
+    def add_tenant(self, gpu: Gpu, region: Path, row: int, share: Share) -> None:
+        """Take part; the grants must be there."""
+        assert (region / "grants").exists(), row
+        self.tenants[gpu.uuid, region] = share
+
+    def update_tenant(self, gpu: Gpu, region: Path, share: Share) -> None:
+        """Another share."""
+        assert (gpu.uuid, region) in self.tenants
+        self.tenants[gpu.uuid, region] = share
+
+    def remove_tenant(self, gpu: Gpu, region: Path) -> None:
+        """Leave."""
+        self.tenants.pop((gpu.uuid, region), None)
+
+    def set_policy(self, gpu: Gpu, policy: Policy, settings: GpuPolicy) -> None:
+        """Another policy."""
+        del settings
+        assert self.knows(policy)
+        self.policies[gpu.uuid] = policy
+
+    def counters(self, gpu: Gpu) -> Mapping[str, int]:
+        """How many take part."""
+        return {"tenants": sum(1 for uuid, _ in self.tenants if uuid == gpu.uuid)}
+
+    def reclaim(self, region: Path, slot: int) -> bool:
+        """Remember it."""
+        self.reclaimed.append((region, slot))
+        return True
