@@ -1,37 +1,45 @@
 """Build the C libraries of cgpu into src/cgpu/_native (or --out).
 
-Two compilers: `zig` (from the ziglang package; for wheels: links against glibc 2.17 whatever the
-machine has, and cross-compiles) and `cc` (the machine's own; for development and sanitizers).
+Two compilers. `zig`, from the ziglang package, is for wheels: it links against glibc 2.17 whatever the
+machine has, cross-compiles, needs no compiler installed, and gives the same bytes for the same sources.
+`cc` is the machine's own, for development and sanitizers: faster, with debug information.
+
+Several builds may run at once in one tree: objects and libraries appear under their names complete.
 """
 
 from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import functools
 import hashlib
 import os
 import re
+import shlex
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 NATIVE = Path(__file__).resolve().parent
-DEFAULT_OUT = NATIVE.parent / "src" / "cgpu" / "_native"
-GLIBC = "2.17"
-WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-deprecated-declarations"]
+ROOT = NATIVE.parent
+DEFAULT_OUT = ROOT / "src" / "cgpu" / "_native"
+ARCHITECTURES = ("x86_64", "aarch64")
+GLIBC = "2.17"  # manylinux2014: RHEL 7 and everything since
+WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-deprecated-declarations")  # cuda.h's old names are hooked too
+LANGUAGE = ("-std=gnu11", "-D_GNU_SOURCE", "-fPIC", "-fvisibility=hidden", "-pthread")
 
 
 @dataclass(frozen=True)
 class Library:
     """One shared library: where it goes, what it is made of, what it exports."""
 
-    output: str
+    output: str  # below the output folder
     sources: tuple[str, ...]  # globs below native/
     soname: str
-    exports: str  # "hooks": from the hook lists; else a glob pattern for a version script
-    cuda_abi: bool = False  # the version node that NVIDIA's library carries is none; plain names
+    exports: str  # a pattern of exported names, or "hooks": the hook lists, dlsym and dlvsym
 
 
 LIBRARIES = (
@@ -43,94 +51,131 @@ LIBRARIES = (
 )
 
 
-def cuda_include() -> Path:
+@dataclass(frozen=True)
+class Toolchain:
+    """A compiler and the flags that make it what it is for."""
+
+    name: str  # names the folder of objects, too
+    command: tuple[str, ...]
+    flags: tuple[str, ...]
+    link_flags: tuple[str, ...] = ()
+
+    @classmethod
+    def zig(cls, arch: str, extra: tuple[str, ...] = ()) -> Toolchain:
+        """Release builds. No debug information and no paths of the machine in the output."""
+        command = (sys.executable, "-m", "ziglang", "cc", "-target", f"{arch}-linux-gnu.{GLIBC}")
+        return cls(
+            f"zig-{arch}", command, ("-O2", "-g0", f"-ffile-prefix-map={ROOT}=.", *extra), ("-Wl,--strip-debug",)
+        )
+
+    @classmethod
+    def cc(cls, extra: tuple[str, ...] = ()) -> Toolchain:
+        """Development builds with $CC or cc, for this machine."""
+        command = tuple(shlex.split(os.environ.get("CC", "cc")))
+        return cls("cc", command, ("-O2", "-g", *extra))
+
+
+@functools.cache
+def nvidia_include() -> Path:
     """The folder of cuda.h and nvml.h, from the nvidia-cuda-runtime and nvidia-nvml-dev packages."""
     spec = find_spec("nvidia")
-    for root in list(spec.submodule_search_locations) if spec and spec.submodule_search_locations else []:
+    for root in (spec.submodule_search_locations or ()) if spec else ():
         for header in sorted(Path(root).glob("*/include/cuda.h")):
-            return header.parent
-    raise SystemExit("build.py: cuda.h not found: pip install nvidia-cuda-runtime nvidia-nvml-dev")
+            if header.with_name("nvml.h").exists():
+                return header.parent
+    raise SystemExit("build.py: no cuda.h and nvml.h: pip install nvidia-cuda-runtime nvidia-nvml-dev")
 
 
 def hook_names() -> list[str]:
-    """Exported names of the shim, from the hook lists (the only place where they are written)."""
+    """Names that the shim hooks, from the hook lists (the only place where they are written)."""
     names: list[str] = []
     for path in sorted((NATIVE / "include").glob("*hooks.def")):
-        text = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.S)
-        names += re.findall(r"^CG_(?:HOOK|SUBMIT|NVML)\(\s*\d+,\s*(\w+)", text, flags=re.M)
+        text = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
+        names += re.findall(r"^CG_(?:HOOK|SUBMIT|NVML)\(\s*\d+,\s*(\w+)", text, flags=re.MULTILINE)
     return names
 
 
-def version_script(library: Library, folder: Path) -> Path:
-    if library.exports == "hooks":
-        names = [*hook_names(), "dlsym", "dlvsym"]
-    else:
-        names = [library.exports]
-    path = folder / (library.soname + ".map")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("{ global: " + " ".join(f"{name};" for name in names) + " local: *; };\n")
-    return path
+def version_script(library: Library) -> str:
+    """The linker's version script: what the library exports, and nothing else."""
+    names = [*hook_names(), "dlsym", "dlvsym"] if library.exports == "hooks" else [library.exports]
+    return "{\n  global:\n" + "".join(f"    {name};\n" for name in names) + "  local: *;\n};\n"
 
 
-def compiler(kind: str, arch: str) -> list[str]:
-    if kind == "zig":
-        return [sys.executable, "-m", "ziglang", "cc", "-target", f"{arch}-linux-gnu.{GLIBC}"]
-    return [os.environ.get("CC", "cc")]
+def sources_of(library: Library) -> list[Path]:
+    """The library's source files, in the same order everywhere."""
+    return sorted({path for pattern in library.sources for path in NATIVE.glob(pattern)})
 
 
-def compile_library(library: Library, out: Path, work: Path, command: list[str], extra: list[str]) -> Path | None:
-    sources = sorted({path for pattern in library.sources for path in NATIVE.glob(pattern)})
+def include_flags(sources: list[Path]) -> list[str]:
+    """Include paths: the contracts, the folders of the sources, NVIDIA's headers."""
+    folders = [NATIVE / "include", *sorted({source.parent for source in sources})]
+    return [*(f"-I{folder}" for folder in folders), "-isystem", str(nvidia_include())]
+
+
+def build(library: Library, out: Path, toolchain: Toolchain) -> Path | None:
+    """Compile and link one library below `out`; None when it has no sources."""
+    sources = sources_of(library)
     if not sources:
         return None
+    work = ROOT / "build" / toolchain.name
+    work.mkdir(parents=True, exist_ok=True)
+    command = [*toolchain.command, *LANGUAGE, *toolchain.flags, *WARNINGS, *include_flags(sources)]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(lambda source: _compile(command, source, work), sources))
+
     target = out / library.output
     target.parent.mkdir(parents=True, exist_ok=True)
-    flags = [
-        "-std=gnu11", "-O2", "-g", "-fPIC", "-fvisibility=hidden", "-pthread", "-D_GNU_SOURCE", *WARNINGS,
-        f"-I{NATIVE / 'include'}", f"-I{NATIVE / library.sources[0].split('/')[0]}", "-isystem", str(cuda_include()), *extra,
-    ]
-    objects: list[Path] = []
-    for source in sources:
-        # The digest of headers and flags makes the cache key; objects are kept between builds.
-        stamp = hashlib.sha256(" ".join([*command, *flags]).encode())
-        for header in sorted([*NATIVE.glob("include/*"), *source.parent.glob("*.h"), *source.parent.glob("*.inc"), source]):
-            stamp.update(header.read_bytes())
-        objects.append(work / f"{source.parent.name}-{source.stem}-{stamp.hexdigest()[:16]}.o")
-    todo = [(s, o) for s, o in zip(sources, objects, strict=True) if not o.exists()]
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done in pool.map(lambda so: run([*command, *flags, "-c", str(so[0]), "-o", str(so[1])]), todo):
-            done
-    temporary = target.with_name(target.name + ".new")
-    run([
-        *command, "-shared", "-pthread", *extra, *map(str, objects), "-o", str(temporary),
-        f"-Wl,-soname,{library.soname}", "-Wl,-z,relro,-z,now", f"-Wl,--version-script={version_script(library, work)}",
-        "-ldl", "-lrt",
-    ])
-    temporary.replace(target)  # never write into a library that a process may have mapped
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as scratch:
+        script = Path(scratch, "exports.map")
+        script.write_text(version_script(library))
+        linked = Path(scratch, target.name)
+        _run([
+            *toolchain.command, "-shared", "-pthread", *toolchain.flags, *map(str, objects), "-o", str(linked),
+            # Our own uses of functions that we export stay ours, as in NVIDIA's libraries.
+            "-Wl,-Bsymbolic", f"-Wl,-soname,{library.soname}", f"-Wl,--version-script={script}",
+            "-Wl,-z,relro,-z,now", "-Wl,-z,noexecstack", "-Wl,--build-id=none", *toolchain.link_flags,
+            "-ldl", "-lrt", "-lm",
+        ])  # fmt: skip
+        linked.replace(target)  # never write into a library that a process may have mapped
     return target
 
 
-def run(command: list[str]) -> None:
+def _compile(command: list[str], source: Path, work: Path) -> Path:
+    """The object of one source, named by the digest of all that it depends on and kept between builds."""
+    digest = hashlib.sha256("\0".join(command).encode())
+    headers = [path for pattern in ("*.h", "*.def", "*.inc") for path in source.parent.glob(pattern)]
+    for path in sorted([source, *headers, *(NATIVE / "include").iterdir()]):
+        digest.update(path.read_bytes())
+    target = work / f"{source.parent.name}-{source.stem}-{digest.hexdigest()[:16]}.o"
+    if not target.exists():
+        with tempfile.TemporaryDirectory(dir=work) as scratch:
+            compiled = Path(scratch, "object.o")
+            _run([*command, "-c", str(source), "-o", str(compiled)])
+            compiled.replace(target)
+    return target
+
+
+def _run(command: list[str]) -> None:
     result = subprocess.run(command, text=True, capture_output=True, check=False)
     if result.returncode != 0:
-        raise SystemExit(f"build.py: {' '.join(command)}\n{result.stdout}{result.stderr}")
+        raise SystemExit(f"build.py: {shlex.join(command)}\n{result.stdout}{result.stderr}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=DEFAULT_OUT)
+    """Parse the command line and build."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="output folder")
     parser.add_argument("--compiler", choices=("zig", "cc"), default="zig")
-    parser.add_argument("--arch", choices=("x86_64", "aarch64"), default=os.uname().machine)
-    parser.add_argument("--only", help="build only the libraries whose output contains this text")
+    parser.add_argument("--arch", choices=ARCHITECTURES, default=os.uname().machine, help="for zig")
+    parser.add_argument("--only", default="", help="build only the libraries whose output contains this text")
     parser.add_argument("--extra", default="", help="further compiler flags, e.g. -fsanitize=thread")
     options = parser.parse_args()
-    command = compiler(options.compiler, options.arch)
-    work = NATIVE.parent / "build" / f"{options.compiler}-{options.arch}"
-    work.mkdir(parents=True, exist_ok=True)
+    extra = tuple(shlex.split(options.extra))
+    toolchain = Toolchain.zig(options.arch, extra) if options.compiler == "zig" else Toolchain.cc(extra)
     for library in LIBRARIES:
-        if options.only and options.only not in library.output:
-            continue
-        built = compile_library(library, options.out, work, command, options.extra.split())
-        print(f"build.py: {built or library.output + ': no sources yet'}")
+        if options.only in library.output:
+            built = build(library, options.out, toolchain)
+            print(f"build.py: {built or library.output + ': no sources'}")
 
 
 if __name__ == "__main__":

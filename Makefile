@@ -1,0 +1,65 @@
+# Everything a developer types. Needs Python 3.11 or newer; the rest comes into .venv with pip.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+NATIVE := $(shell find native -type f -not -name '*.pyc' 2>/dev/null)
+JOBS   ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-gpu bench lint fmt tools
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo: $(VENV)/.installed ## tenants share a simulated GPU (or, with a driver, the real one): a live picture in the terminal
+	$(BIN)/cgpu demo
+
+test: $(VENV)/.built tools lint ## lint, then every test that needs no GPU
+	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not timing and not gpu"
+	$(BIN)/pytest -n 0 -m "timing and not gpu"
+
+test-gpu: $(VENV)/.built ## the tests that need a real NVIDIA GPU
+	$(BIN)/pytest -n 0 -m gpu
+
+bench: $(VENV)/.built ## measure overhead, shares, crashes and scale; results as JSON below bench/results
+	$(BIN)/python -m bench
+
+lint: $(VENV)/.built ## ruff, mypy, import-linter
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: $(VENV)/.built ## rewrite the Python sources in the one format
+	$(BIN)/ruff check --fix-only --quiet
+	$(BIN)/ruff format
+
+# Editable installs. The C libraries are compiled into src/cgpu/_native by the compiler of the ziglang
+# package; the first time takes some minutes.
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable
+
+$(BIN)/python:
+	@echo "creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml hatch_build.py $(NATIVE) | $(BIN)/python
+	@echo "installing cgpu into $(VENV) (compiles its C libraries)"
+	@$(PIP) .
+	@touch $@
+
+$(VENV)/.tools: pyproject.toml hatch_build.py | $(BIN)/python
+	@echo "installing cgpu and its test tools into $(VENV) (about 1 GB with NVIDIA's compiler packages)"
+	@$(PIP) '.[test]'
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.built: $(VENV)/.tools $(NATIVE)
+	@echo "compiling the C libraries"
+	@$(BIN)/python native/build.py >/dev/null
+	@touch $@
+
+# The sanitizer builds need a C compiler with its run-time libraries. CI installs one; for everybody
+# else the tests that miss it say so and are skipped.
+tools:
+	@if [ "$$CI" = true ] && [ "$$(id -u)" = 0 ] && ! command -v cc >/dev/null; then \
+	  echo "installing gcc"; apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev; \
+	fi
