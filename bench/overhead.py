@@ -1,0 +1,72 @@
+"""What the shim costs per driver call: the same client over the bare driver and as a tenant.
+
+    python bench/overhead.py [--sim t4 | --real] [--rounds 5] [--json FILE]
+
+Prints a table and, with --json, writes the figures with a description of the machine. On the
+simulated GPU the figures of the driver itself mean nothing for a real card; the difference is the
+shim's own cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CGPU = [sys.executable, "-m", "cgpu.cli.main"]
+
+
+def compile_client(folder: Path) -> Path:
+    """Build the client with zig, so that no compiler need be installed."""
+    target = folder / "overhead"
+    command = [sys.executable, "-m", "ziglang", "cc", "-O2", "-o", str(target), str(HERE / "clients/overhead.c"), "-ldl"]
+    subprocess.run(command, check=True)
+    return target
+
+
+def measure(command: list[str], rounds: int, env: dict[str, str]) -> dict[str, float]:
+    """The median over several processes of each figure that the client prints."""
+    runs = [json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout) for _ in range(rounds)]
+    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+
+
+def simulated_env(state: str, profile: str) -> dict[str, str]:
+    """The environment in which a client finds a simulated machine, as `cgpu sim env` prints it."""
+    subprocess.run([*CGPU, "sim", "create", "--state", state, profile], check=True, capture_output=True)
+    text = subprocess.run([*CGPU, "sim", "env", "--state", state, "--json"], check=True, capture_output=True, text=True).stdout
+    return {**os.environ, **json.loads(text)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--sim", default="t4", metavar="PROFILE")
+    which.add_argument("--real", action="store_true", help="measure on the real card")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    spin = str(files("cgpu.sim") / "spin.ptx")
+    with tempfile.TemporaryDirectory() as folder:
+        client = [str(compile_client(Path(folder))), spin]
+        env = dict(os.environ) if options.real else simulated_env(f"{folder}/machine", options.sim)
+        bare = measure(client, options.rounds, env)
+        tenant = measure([*CGPU, "run", "--memory", "4GiB", "--", *client], options.rounds, env)
+    kind = "real" if options.real else "simulated"
+    print(f"{'call':26}{'bare ns':>12}{'tenant ns':>12}{'added ns':>12}   ({kind} GPU)")
+    for key, value in bare.items():
+        print(f"{key.removesuffix('_ns'):26}{value:12.1f}{tenant[key]:12.1f}{tenant[key] - value:12.1f}")
+    if options.json:
+        machine = {"system": platform.platform(), "cpu": platform.processor() or platform.machine(), "cpus": os.cpu_count(), "gpu": kind}
+        options.json.write_text(json.dumps({"machine": machine, "bare": bare, "tenant": tenant}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

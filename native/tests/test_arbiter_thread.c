@@ -1,0 +1,248 @@
+// sources: arbiter/policy.c arbiter/turns.c arbiter/seat.c arbiter/arbiter.c
+/* The arbiter's thread over real files and futexes: the tenants are threads of this program, each with
+ * a region in memory, whose "work" is to be busy for a while. */
+#include "../arbiter/arbiter.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "futex_words.h"
+#include "region.h"
+
+#define MS 1000000ull
+#define QUANTUM (2 * MS)
+#define ROW 3
+#define CHECK(condition)                                                            \
+  do {                                                                              \
+    if (!(condition)) {                                                             \
+      fprintf(stderr, "%s:%d: %s: %s\n", __FILE__, __LINE__, __func__, #condition); \
+      exit(1);                                                                      \
+    }                                                                               \
+  } while (0)
+#define ATOMIC(pointer) ((_Atomic(__typeof__(*(pointer))) *)(pointer))
+
+struct tenant {
+  uint64_t id;
+  int usage_fd, grants_fd;
+  struct cgpu_usage *usage;
+  struct cgpu_grants *grants;
+  _Atomic(bool) stop;
+  _Atomic(uint64_t) turns;
+  pthread_t thread;
+};
+
+static int file(const char *name, size_t size) {
+  int fd = (int)syscall(SYS_memfd_create, name, 0);
+  CHECK(fd >= 0 && ftruncate(fd, (off_t)size) == 0);
+  return fd;
+}
+
+static void *map(int fd, size_t size) {
+  void *address = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  CHECK(address != MAP_FAILED);
+  return address;
+}
+
+static void make(struct tenant *tenant, uint64_t id) {
+  memset(tenant, 0, sizeof *tenant);
+  tenant->id = id;
+  tenant->usage_fd = file("usage", sizeof(struct cgpu_usage));
+  tenant->grants_fd = file("grants", sizeof(struct cgpu_grants));
+  tenant->usage = map(tenant->usage_fd, sizeof(struct cgpu_usage));
+  tenant->grants = map(tenant->grants_fd, sizeof(struct cgpu_grants));
+  tenant->usage->header.magic = CGPU_USAGE_MAGIC;
+  tenant->usage->header.major = tenant->grants->header.major = CGPU_REGION_MAJOR;
+  tenant->grants->header.magic = CGPU_GRANTS_MAGIC;
+  tenant->usage->header.slots_seen = 20; /* the last one is used: more than one read is needed */
+  tenant->usage->slot[19].header.state = CGPU_SLOT_LIVE;
+}
+
+static void unmake(struct tenant *tenant) {
+  munmap(tenant->usage, sizeof(struct cgpu_usage));
+  munmap(tenant->grants, sizeof(struct cgpu_grants));
+  close(tenant->usage_fd);
+  close(tenant->grants_fd);
+}
+
+static int add(struct cgpu_arbiter *arbiter, struct tenant *tenant, uint32_t weight) {
+  struct cgpu_arbiter_share share = {.weight = weight};
+  return cgpu_arbiter_add(arbiter, tenant->id, tenant->usage_fd, tenant->grants_fd, ROW, &share);
+}
+
+static uint32_t grant(struct tenant *tenant) { return atomic_load(ATOMIC(&tenant->grants->gpu[ROW].grant)); }
+
+static void say(struct tenant *tenant, uint32_t gate) {
+  atomic_store(ATOMIC(&tenant->usage->slot[19].gpu[ROW].gate), gate);
+  _Atomic(uint32_t) *doorbell = ATOMIC(&tenant->usage->gpu[ROW].doorbell);
+  atomic_fetch_add(doorbell, 1);
+  futex_wake_all(doorbell, false);
+}
+
+/* Waits for the grant to be in the state; false after two seconds. */
+static bool await(struct tenant *tenant, uint32_t state) {
+  uint64_t until_ns = futex_now_ns() + 2000 * MS;
+  for (;;) {
+    uint32_t word = grant(tenant);
+    if (CGPU_GRANT_STATE(word) == state) return true;
+    uint64_t look_ns = futex_now_ns() + MS; /* closing a grant wakes nobody */
+    if (look_ns > until_ns) return false;
+    struct futex_word wait = futex_word_of(ATOMIC(&tenant->grants->gpu[ROW].grant), word, false);
+    futex_wait_one(&wait, look_ns);
+  }
+}
+
+static void rest_until(uint64_t until_ns) {
+  struct timespec time = futex_time(until_ns);
+  while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &time, NULL) == EINTR) continue;
+}
+
+/* Backlogged: is busy for as long as its slot lasts, and wants the next one. */
+static void *backlogged(void *argument) {
+  struct tenant *tenant = argument;
+  while (!atomic_load(&tenant->stop)) {
+    say(tenant, CGPU_GATE_WANT);
+    if (!await(tenant, CGPU_GRANT_OPEN)) break;
+    say(tenant, CGPU_GATE_BUSY | CGPU_GATE_WANT);
+    atomic_fetch_add(&tenant->turns, 1);
+    while (CGPU_GRANT_STATE(grant(tenant)) == CGPU_GRANT_OPEN && !atomic_load(&tenant->stop)) {
+      rest_until(futex_now_ns() + MS / 10);
+    }
+  }
+  say(tenant, 0);
+  return NULL;
+}
+
+static uint64_t charged(struct cgpu_arbiter *arbiter, const struct tenant *tenant) {
+  struct cgpu_arbiter_tenant_counters counters;
+  CHECK(cgpu_arbiter_tenant(arbiter, tenant->id, &counters) == 0);
+  return counters.charged_ns;
+}
+
+static void test_shares_by_weight(void) {
+  struct cgpu_arbiter *arbiter;
+  struct tenant tenant[3];
+  uint64_t time[3], sum = 0;
+  CHECK(cgpu_arbiter_start(CGPU_POLICY_WEIGHTED, QUANTUM, &arbiter) == 0);
+  for (int i = 0; i < 3; i++) {
+    make(&tenant[i], (uint64_t)i);
+    CHECK(add(arbiter, &tenant[i], 1u << i) == 0);
+    CHECK(pthread_create(&tenant[i].thread, NULL, backlogged, &tenant[i]) == 0);
+  }
+  rest_until(futex_now_ns() + 1500 * MS);
+  for (int i = 0; i < 3; i++) sum += time[i] = charged(arbiter, &tenant[i]);
+  for (int i = 0; i < 3; i++) atomic_store(&tenant[i].stop, true);
+  for (int i = 0; i < 3; i++) pthread_join(tenant[i].thread, NULL);
+  for (int i = 0; i < 3; i++) {
+    double share = (double)time[i] / (double)sum, asked = (double)(1u << i) / 7;
+    if (share < asked - 0.03 || share > asked + 0.03) fprintf(stderr, "tenant %d: %.3f of %.3f\n", i, share, asked);
+    CHECK(share > asked - 0.03 && share < asked + 0.03);
+    CHECK(atomic_load(&tenant[i].turns) > 3);
+    CHECK(tenant[i].grants->gpu[ROW].share_ppm == 1000000 * (1u << i) / 7);
+    CHECK(tenant[i].grants->gpu[ROW].share_window_ns > 6 * QUANTUM);
+  }
+  cgpu_arbiter_stop(arbiter);
+  for (int i = 0; i < 3; i++) {
+    CHECK(atomic_load(ATOMIC(&tenant[i].grants->header.heartbeat_ns)) == 0); /* on their own now */
+    CHECK(CGPU_GRANT_STATE(grant(&tenant[i])) == CGPU_GRANT_CLOSED);
+    unmake(&tenant[i]);
+  }
+}
+
+static void test_holder_that_never_ends_does_not_block(void) {
+  struct cgpu_arbiter *arbiter;
+  struct tenant stuck, other;
+  struct cgpu_arbiter_counters counters;
+  make(&stuck, 1);
+  make(&other, 2);
+  CHECK(cgpu_arbiter_start(CGPU_POLICY_PREEMPTIVE, QUANTUM, &arbiter) == 0);
+  CHECK(add(arbiter, &stuck, 1) == 0 && add(arbiter, &other, 1) == 0);
+  say(&stuck, CGPU_GATE_WANT);
+  CHECK(await(&stuck, CGPU_GRANT_OPEN));
+  say(&stuck, CGPU_GATE_BUSY);
+  say(&other, CGPU_GATE_WANT);
+  CHECK(await(&other, CGPU_GRANT_OPEN));
+  cgpu_arbiter_counters(arbiter, &counters);
+  CHECK(counters.overruns == 1 && counters.tenants == 2);
+  CHECK(CGPU_GRANT_STATE(grant(&stuck)) == CGPU_GRANT_CLOSED);
+  /* A dead process's words count for nothing, before anybody has cleared them. */
+  atomic_store(ATOMIC(&other.usage->slot[19].header.state), CGPU_SLOT_FREE);
+  say(&stuck, CGPU_GATE_WANT);
+  CHECK(await(&stuck, CGPU_GRANT_OPEN));
+  cgpu_arbiter_stop(arbiter);
+  unmake(&stuck);
+  unmake(&other);
+}
+
+static void test_tenants_come_and_go(void) {
+  struct cgpu_arbiter *arbiter;
+  struct tenant tenant;
+  make(&tenant, 9);
+  CHECK(cgpu_arbiter_start(CGPU_POLICY_FIXED, QUANTUM, &arbiter) == EOPNOTSUPP);
+  CHECK(cgpu_arbiter_start(CGPU_POLICY_PREEMPTIVE, 1, &arbiter) == EINVAL);
+  CHECK(cgpu_arbiter_start(CGPU_POLICY_PREEMPTIVE, QUANTUM, &arbiter) == 0);
+  CHECK(cgpu_arbiter_remove(arbiter, 9) == ENOENT);
+  CHECK(add(arbiter, &tenant, 1) == 0 && add(arbiter, &tenant, 1) == EEXIST);
+  say(&tenant, CGPU_GATE_WANT);
+  CHECK(await(&tenant, CGPU_GRANT_OPEN));
+  CHECK(cgpu_arbiter_set_policy(arbiter, CGPU_POLICY_NATIVE, QUANTUM) == 0);
+  CHECK(await(&tenant, CGPU_GRANT_FREE));
+  CHECK(cgpu_arbiter_set_policy(arbiter, CGPU_POLICY_PREEMPTIVE, QUANTUM) == 0);
+  CHECK(await(&tenant, CGPU_GRANT_OPEN));
+  CHECK(cgpu_arbiter_remove(arbiter, 9) == 0);
+  CHECK(await(&tenant, CGPU_GRANT_FREE)); /* leftovers wait for nobody */
+  tenant.usage->header.major++;
+  CHECK(add(arbiter, &tenant, 1) == EPROTO);
+  cgpu_arbiter_stop(arbiter);
+  unmake(&tenant);
+}
+
+/* A tenant may shorten its own file; that must not kill the agent nor stop its neighbours. */
+static void test_shortened_file(void) {
+  struct cgpu_arbiter *arbiter;
+  struct tenant hostile, other;
+  make(&hostile, 1);
+  make(&other, 2);
+  CHECK(cgpu_arbiter_start(CGPU_POLICY_PREEMPTIVE, QUANTUM, &arbiter) == 0);
+  CHECK(add(arbiter, &hostile, 1) == 0 && add(arbiter, &other, 1) == 0);
+  CHECK(ftruncate(hostile.usage_fd, 0) == 0);
+  say(&other, CGPU_GATE_WANT);
+  CHECK(await(&other, CGPU_GRANT_OPEN));
+  cgpu_arbiter_stop(arbiter);
+  unmake(&hostile);
+  unmake(&other);
+}
+
+static void test_heartbeat_and_rest(void) {
+  struct cgpu_arbiter *arbiter;
+  struct tenant tenant;
+  struct cgpu_arbiter_counters before, after;
+  make(&tenant, 1);
+  CHECK(cgpu_arbiter_start(CGPU_POLICY_PREEMPTIVE, QUANTUM, &arbiter) == 0);
+  CHECK(add(arbiter, &tenant, 1) == 0);
+  rest_until(futex_now_ns() + 100 * MS);
+  cgpu_arbiter_counters(arbiter, &before);
+  uint64_t oldest_ns = 0, end_ns = futex_now_ns() + 500 * MS;
+  for (uint64_t now_ns; (now_ns = futex_now_ns()) < end_ns; rest_until(now_ns + 5 * MS)) {
+    uint64_t age_ns = now_ns - atomic_load(ATOMIC(&tenant.grants->header.heartbeat_ns));
+    if ((int64_t)age_ns > (int64_t)oldest_ns) oldest_ns = age_ns;
+  }
+  cgpu_arbiter_counters(arbiter, &after);
+  CHECK(oldest_ns < 500 * MS); /* 50 ms on an idle machine; stale is 1 s */
+  CHECK(after.wakeups - before.wakeups <= 15); /* it sleeps in between */
+  cgpu_arbiter_stop(arbiter);
+  unmake(&tenant);
+}
+
+int main(void) {
+  test_tenants_come_and_go();
+  test_shares_by_weight();
+  test_holder_that_never_ends_does_not_block();
+  test_shortened_file();
+  test_heartbeat_and_rest();
+  return 0;
+}

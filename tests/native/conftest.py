@@ -1,0 +1,41 @@
+"""Fixtures of the native tests: the built libraries, and C compiled on the spot."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from native import build
+from tests.native.c_compiler import compile_c
+
+CompileC = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def native() -> Path:
+    """The folder of the built libraries: the tree's, or the one that CGPU_TEST_NATIVE names."""
+    folder = Path(os.environ.get("CGPU_TEST_NATIVE", build.DEFAULT_OUT))
+    if not (folder / "libcgpu.so").exists():
+        pytest.fail(f"no libraries in {folder}: run native/build.py first")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shim(native: Path) -> Path:
+    """libcgpu.so, for LD_PRELOAD."""
+    return native / "libcgpu.so"
+
+
+@pytest.fixture
+def c_program(tmp_path: Path) -> CompileC:
+    """Compile C text: c_program("name", text, **options of compile_c) gives the path of the result."""
+
+    def compile_text(name: str, text: str, **options: object) -> Path:
+        source = tmp_path / f"{name}.c"
+        source.write_text(text)
+        return compile_c(tmp_path / name, [source], **options)  # type: ignore[arg-type]
+
+    return compile_text

@@ -1,0 +1,79 @@
+"""The C unit tests of native/tests, each built and run plainly and under the sanitizers.
+
+A test is a program that exits 0, or says what failed. Among its first lines it names the sources that
+it is linked with, below native/, and may opt out of the sanitizers:
+
+    // sources: shim/account.c shim/region.c
+    // sanitizers: no
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from native import build
+from tests.native.c_compiler import compile_c, sanitizer_compiler
+
+HEADER_LINES = 10
+RUN_TIMEOUT_S = 120
+VARIANTS = {"plain": "", "asan+ubsan": "address,undefined", "tsan": "thread"}
+TESTS = sorted((build.NATIVE / "tests").glob("test_*.c"))
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a test's header says."""
+
+    sources: tuple[Path, ...]
+    sanitizers: bool
+
+    @classmethod
+    def read(cls, test: Path) -> Unit:
+        """Read the header lines of a test."""
+        header = "\n".join(test.read_text().splitlines()[:HEADER_LINES])
+        named = re.search(r"^// sources: *(.*)$", header, re.MULTILINE)
+        sources = tuple(build.NATIVE / name for name in named[1].split()) if named else ()
+        return cls((test, *sources), not re.search(r"^// sanitizers: *no\b", header, re.MULTILINE))
+
+
+def cases() -> list[tuple[Path, str]]:
+    """Every test in every variant that it takes part in."""
+    return [(test, name) for test in TESTS for name in VARIANTS if name == "plain" or Unit.read(test).sanitizers]
+
+
+@pytest.mark.parametrize(("test", "variant"), cases(), ids=lambda value: getattr(value, "stem", value))
+def test_unit(test: Path, variant: str, tmp_path: Path) -> None:
+    sanitizer = VARIANTS[variant]
+    compiler, flags, wrapper = None, [], []
+    if sanitizer:
+        compiler = sanitizer_compiler(sanitizer)
+        if compiler is None:
+            reason = f"no compiler with -fsanitize={sanitizer} (Debian: apt-get install gcc libc6-dev)"
+            (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+        flags = [f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+    if sanitizer == "thread":
+        # Older run-time libraries know a smaller address space than kernels randomise over.
+        setarch = shutil.which("setarch")
+        wrapper = [setarch, "-R"] if setarch else []
+    program = compile_c(tmp_path / test.stem, Unit.read(test).sources, flags=flags, compiler=compiler)
+    environment = os.environ | {
+        "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "TSAN_OPTIONS": "halt_on_error=1",
+    }
+    result = subprocess.run(
+        [*wrapper, str(program)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=RUN_TIMEOUT_S
+    )
+    assert result.returncode == 0, f"exit {result.returncode}\n{result.stdout}{result.stderr}"
+
+
+def test_every_unit_names_sources_that_exist() -> None:
+    missing = {(test.name, source.name) for test in TESTS for source in Unit.read(test).sources if not source.exists()}
+    assert not missing

@@ -1,0 +1,73 @@
+"""A node in memory, and agents on it that can die and come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from cgpu.adapters.checkpoint import CheckpointStore
+from cgpu.agent.documents import ProcessRef
+from cgpu.agent.locks import GpuLocks
+from cgpu.agent.reconcile import Reconciler
+from cgpu.agent.state import Caller, NodeState
+from cgpu.model.tenant import Share, Tenant
+from cgpu.model.units import GIB, MIB
+from cgpu.testing.fakes import GPU_UUIDS, FakeArbiter, FakeHost, FakeNode, gpu
+
+
+@dataclass
+class World:
+    """What outlives an agent: the folder, the host and the cards."""
+
+    folder: Path
+    node: FakeNode = field(default_factory=lambda: FakeNode((gpu(0), gpu(1))))
+    host: FakeHost = field(default_factory=FakeHost)
+    arbiter: FakeArbiter = field(default_factory=FakeArbiter)
+
+    def agent(self, step: Callable[[str], None] = lambda _: None) -> NodeState:
+        """A new agent on this world, not yet recovered."""
+        self.arbiter = FakeArbiter()
+        (self.folder / "locks").mkdir(exist_ok=True)
+        return NodeState(
+            tenants_dir=self.folder / "tenants",
+            node=self.node,
+            store=CheckpointStore(self.folder / "checkpoint.json", step),
+            arbiter=self.arbiter,
+            cgroups=self.host,
+            processes=self.host,
+            locks=GpuLocks(self.folder / "locks"),
+            first_context_bytes=lambda _: 100 * MIB,
+            step=step,
+        )
+
+    def recovered(self) -> NodeState:
+        """A new agent that has recovered."""
+        state = self.agent()
+        state.recover()
+        return state
+
+    def reconciler(self, state: NodeState) -> Reconciler:
+        """The comparison loop of an agent."""
+        return Reconciler(state, self.node, self.host, self.host)
+
+    def caller(self, host_pid: int) -> Caller:
+        """A running process that asks for a tenant."""
+        return Caller(ProcessRef(host_pid, self.host.spawn(host_pid).identity.start_ticks))
+
+
+def tenant(name: str = "a", memory_bytes: int = 2 * GIB, *, gpus: tuple[int, ...] = (0,), weight: int = 1) -> Tenant:
+    """A wish for a tenant."""
+    return Tenant(name, name, tuple(Share(GPU_UUIDS[index], memory_bytes, weight=weight) for index in gpus))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@pytest.fixture
+def state(world: World) -> NodeState:
+    return world.recovered()

@@ -1,0 +1,173 @@
+"""The HTTP API: statuses, errors as JSON, who may change what, and the document that describes it."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cgpu.adapters.nvml import GpuProcess
+from cgpu.agent.api import BODY_BYTES_MAX, PEER, Api, Peer
+from cgpu.agent.state import NodeState
+from cgpu.agent.views import Views
+from cgpu.errors import DriverError
+from cgpu.model.units import GIB
+from cgpu.testing.fakes import GPU_UUIDS
+from cgpu.testing.tenant_process import TenantProcess
+from tests.unit.agent.conftest import World
+
+OWNER = Peer(pid=50, uid=1000, gid=1000)
+STRANGER = Peer(pid=51, uid=1001, gid=1001)
+WISH = {"name": "web", "shares": [{"gpu": "0", "memory_bytes": GIB, "compute_percent": 30, "weight": 2}]}
+
+Call = Callable[..., tuple[int, Any]]
+
+
+@pytest.fixture
+def api(world: World, state: NodeState) -> Api:
+    return Api(state, Views(state, world.node, private=True, runtime_dir="/run/x"), owner_uid=1000)
+
+
+@pytest.fixture
+def call(api: Api) -> Call:
+    def request(method: str, path: str, body: Any = None, *, peer: Peer = OWNER, raw: bytes | None = None) -> tuple[int, Any]:
+        data = raw if raw is not None else b"" if body is None else json.dumps(body).encode()
+        got: list[str] = []
+        environment = {
+            "REQUEST_METHOD": method,
+            "PATH_INFO": path,
+            "CONTENT_LENGTH": str(len(data)),
+            "wsgi.input": io.BytesIO(data),
+            PEER: peer,
+        }
+        content = b"".join(api(environment, lambda status, headers: got.append(status)))  # type: ignore[arg-type]
+        return int(got[0][:3]), json.loads(content) if content else None
+
+    return request
+
+
+def test_a_tenant_from_its_making_to_its_end(call: Call):
+    status, made = call("PUT", "/v1/tenants/t1", WISH)
+    assert status == 201
+    assert (made["name"], made["lifetime"], made["simulated"]) == ("web", "explicit", True)
+    (share,) = made["shares"]
+    assert (share["memory_bytes"], share["memory_layer"], share["compute_layer"], share["policy"]) == (GIB, "shim", "slots", 2)
+    assert (share["compute_percent"], share["compute_enforced"]) == (30, False)
+    assert call("PUT", "/v1/tenants/t1", WISH)[0] == 200
+    assert call("GET", "/v1/tenants")[1] == [made]
+    assert call("GET", "/v1/tenants/web") == (200, made)
+    status, changed = call("PATCH", "/v1/tenants/web", {"memory_bytes": 2 * GIB})
+    assert (status, changed["shares"][0]["memory_bytes"]) == (200, 2 * GIB)
+    assert call("DELETE", "/v1/tenants/t1") == (204, None)
+    assert call("DELETE", "/v1/tenants/t1")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [
+        ("GET", "/v1/tenants/none", None, 404, "no_such_tenant"),
+        ("GET", "/v1/gpus/9", None, 404, "no_such_gpu"),
+        ("GET", "/v2", None, 404, "path"),
+        ("POST", "/v1/tenants", None, 405, "method"),
+        ("PUT", "/v1/tenants/-", WISH, 400, "usage"),
+        ("PUT", "/v1/tenants/x", {}, 400, "usage"),
+        ("PUT", "/v1/tenants/x", [], 400, "usage"),
+        ("PUT", "/v1/tenants/x", {"shares": []}, 400, "usage"),
+        ("PUT", "/v1/tenants/x", {"shares": [{"gpu": "0", "memory_bytes": 0}]}, 400, "usage"),
+        ("PUT", "/v1/tenants/x", {"shares": [{"gpu": "0", "memory_bytes": True}]}, 400, "usage"),
+        ("PUT", "/v1/tenants/x", {"shares": [{"gpu": "0", "memory_bytes": 1.5}]}, 400, "usage"),
+        ("PUT", "/v1/tenants/x", {"shares": [{"gpu": "0", "memory_bytes": -1}]}, 400, "usage"),
+        ("PUT", "/v1/tenants/x", {**WISH, "colour": "red"}, 400, "usage"),
+        ("PUT", "/v1/tenants/x", {**WISH, "name": "a\n"}, 400, "usage"),
+        ("PUT", "/v1/tenants/x", {**WISH, "lifetime": "never"}, 400, "usage"),
+        ("PUT", "/v1/tenants/x", {"shares": [{"gpu": "9", "memory_bytes": GIB}]}, 404, "no_such_gpu"),
+        ("PUT", "/v1/tenants/x", {"shares": [{"gpu": "0", "memory_bytes": 17 * GIB}]}, 409, "capacity"),
+        ("PATCH", "/v1/tenants/none", {"weight": 2}, 404, "no_such_tenant"),
+        ("PATCH", "/v1/gpus/0", {"policy": 6}, 400, "usage"),
+        ("PATCH", "/v1/gpus/0", {"policy": 3}, 409, "refused"),
+        ("PATCH", "/v1/gpus/0", {"max_tenants": 21}, 400, "usage"),
+    ],
+)
+def test_what_is_wrong_is_said_with_a_status(call: Call, method: str, path: str, body: Any, status: int, code: str):
+    got, document = call(method, path, body)
+    assert (got, document["code"]) == (status, code)
+    assert document["message"]
+
+
+@pytest.mark.parametrize("raw", [b"{", b"\xff", b"[" * 60000, b"nul"])
+def test_what_is_not_json_is_refused(call: Call, raw: bytes):
+    assert call("PUT", "/v1/tenants/x", raw=raw)[0] == 400
+
+
+def test_a_request_that_is_too_large_is_refused(call: Call):
+    assert call("PUT", "/v1/tenants/x", raw=b" " * (BODY_BYTES_MAX + 1))[0] == 413
+
+
+def test_only_root_and_the_agents_own_user_may_change_anything(call: Call):
+    for method, path, body in (
+        ("PUT", "/v1/tenants/x", WISH),
+        ("PATCH", "/v1/tenants/x", {"weight": 2}),
+        ("DELETE", "/v1/tenants/x", None),
+        ("PATCH", "/v1/gpus/0", {"policy": 2}),
+    ):
+        assert call(method, path, body, peer=STRANGER)[0] == 403
+    assert call("GET", "/v1/tenants", peer=STRANGER) == (200, [])
+    assert call("PUT", "/v1/tenants/x", WISH, peer=Peer(1, 0, 0))[0] == 201
+
+
+def test_a_policy_is_chosen_and_given_back(call: Call):
+    _, gpu = call("PATCH", "/v1/gpus/0", {"policy": 5, "overcommit": True})
+    assert (gpu["policy"], gpu["policy_chosen"], gpu["compute_layer"], gpu["overcommit"]) == (5, 5, "none", True)
+    _, gpu = call("PATCH", f"/v1/gpus/{GPU_UUIDS[0]}", {"policy": None})
+    assert (gpu["policy"], gpu["policy_chosen"], gpu["overcommit"]) == (1, None, True)
+
+
+def test_use_and_processes_are_shown(world: World, state: NodeState, call: Call):
+    call("PUT", "/v1/tenants/t1", WISH)
+    world.host.spawn(50)
+    process = TenantProcess(state.region("t1"), 0, 50, 500)
+    process.charge(GIB // 2)
+    world.node.listed[GPU_UUIDS[0]] = [GpuProcess(50, GIB // 2 + 1000)]
+    (share,) = call("GET", "/v1/tenants/t1")[1]["shares"]
+    assert (share["used_bytes"], share["overhead_bytes"]) == (GIB // 2 + 1000, 1000)
+    assert share["processes"] == [
+        {"pid": 50, "host_pid": 50, "command": "python", "memory_bytes": GIB // 2 + 1000, "bypasses_shim": False}
+    ]
+    gpu = call("GET", "/v1/gpus/0")[1]
+    assert (gpu["tenants"], gpu["quota_bytes"], gpu["foreign_bytes"]) == (1, GIB, world.node.reserved_bytes)
+    process.close()
+
+
+def test_a_caller_that_cannot_be_seen_is_told_so(call: Call):
+    status, document = call("PUT", "/v1/tenants/x", {**WISH, "lifetime": "caller"})
+    assert (status, document["code"]) == (400, "usage")
+
+
+def test_a_callers_tenant_ends_with_it(world: World, state: NodeState, call: Call):
+    world.host.spawn(50)
+    assert call("PUT", "/v1/tenants/x", {**WISH, "lifetime": "caller"})[1]["lifetime"] == "caller"
+    root = state.record("x").root
+    assert root is not None
+    assert root.host_pid == 50
+
+
+def test_a_driver_that_does_not_answer_is_503(world: World, call: Call, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object) -> None:
+        raise DriverError("GPU is lost")
+
+    monkeypatch.setattr(world.node, "processes", fail)
+    status, document = call("GET", "/v1/gpus")
+    assert (status, document["code"], document["message"]) == (503, "driver", "GPU is lost")
+
+
+def test_a_mistake_of_ours_is_500_and_says_nothing_of_the_inside(
+    call: Call, state: NodeState, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(state, "survey", lambda: 1 / 0)
+    status, document = call("GET", "/v1/gpus")
+    assert status == 500
+    assert "ZeroDivision" not in json.dumps(document)
+    assert "ZeroDivisionError" in caplog.text

@@ -1,0 +1,248 @@
+"""The comparison with NVML: dead charges go, overhead and contexts are learned, ended tenants are removed."""
+
+from __future__ import annotations
+
+import pytest
+
+from cgpu.adapters.nvml import GpuProcess
+from cgpu.agent.attribution import ContextEstimate, Sample
+from cgpu.agent.reconcile import Reconciler
+from cgpu.agent.state import NodeState
+from cgpu.model.tenant import GpuPolicy, Policy, ProcessUsage
+from cgpu.model.units import GIB, MIB
+from cgpu.region.layout import Grants
+from cgpu.region.reader import GRANTS, GrantedGpu, RegionReader
+from cgpu.testing.fakes import GPU_UUIDS, gpu
+from cgpu.testing.tenant_process import TenantProcess
+from tests.unit.agent.conftest import World, tenant
+
+CARD = GPU_UUIDS[0]
+SECOND = 10**9
+
+
+@pytest.fixture
+def reconciler(world: World, state: NodeState) -> Reconciler:
+    return world.reconciler(state)
+
+
+@pytest.fixture
+def process(world: World, state: NodeState):
+    """Tenant ``a`` with one process, host pid 50, that has charged 1 GiB and a context."""
+    state.create(tenant("a", 4 * GIB))
+    world.host.spawn(50)
+    owner = TenantProcess(state.region("a"), slot=0, pid=50, start_ticks=500)
+    owner.charge(GIB)
+    owner.charge(100 * MIB, explicit=False)
+    owner.context()
+    yield owner
+    owner.close()
+
+
+def row(state: NodeState, name: str = "a") -> GrantedGpu:
+    reader = RegionReader(state.region(name))
+    try:
+        return reader.grants().gpus[0]
+    finally:
+        reader.close()
+
+
+def on_card(world: World, memory_bytes: int | None, host_pid: int = 50) -> None:
+    world.node.listed[CARD] = [GpuProcess(host_pid, memory_bytes)]
+
+
+def test_what_the_card_holds_beyond_the_charge_is_overhead(world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess):
+    on_card(world, GIB + 250 * MIB)
+    reconciler.tick(SECOND)
+    assert row(state).overhead_bytes == 150 * MIB
+    process.charge(150 * MIB, explicit=False)
+    reconciler.tick(2 * SECOND)
+    assert row(state).overhead_bytes == 0
+
+
+def test_a_charge_above_the_truth_may_be_returned_by_its_process(
+    world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess
+):
+    on_card(world, GIB + 60 * MIB)
+    reconciler.tick(SECOND)
+    surplus = Grants.from_buffer_copy((state.region("a") / GRANTS).read_bytes()).surplus[0][0]
+    assert (surplus.surplus_bytes, surplus.charge_seq) == (40 * MIB, 2)
+    assert row(state).overhead_bytes == 0
+
+
+def test_a_driver_that_does_not_say_leaves_the_charge_as_truth(
+    world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess
+):
+    on_card(world, None)
+    reconciler.tick(SECOND)
+    assert row(state).overhead_bytes == 0
+    assert state.context_bytes(gpu()) == 100 * MIB
+
+
+def test_a_charge_that_moves_while_nvml_is_asked_changes_nothing(
+    world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess, monkeypatch: pytest.MonkeyPatch
+):
+    on_card(world, GIB + 250 * MIB)
+    reconciler.tick(SECOND)
+    listed = world.node.processes
+
+    def charge_meanwhile(card: object) -> tuple[GpuProcess, ...]:
+        process.charge(512 * MIB)
+        return listed(card)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(world.node, "processes", charge_meanwhile)
+    on_card(world, 3 * GIB)
+    reconciler.tick(2 * SECOND)
+    assert row(state).overhead_bytes == 150 * MIB
+
+
+def test_a_dead_process_is_reclaimed_when_the_card_has_released_its_memory_and_not_before(
+    world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess
+):
+    on_card(world, GIB)
+    reconciler.tick(SECOND)
+    process.die()
+    del world.host.table[50]
+    reconciler.tick(2 * SECOND)
+    assert world.arbiter.reclaimed == []
+    world.node.listed[CARD] = []
+    reconciler.tick(3 * SECOND)
+    assert world.arbiter.reclaimed == [(state.region("a"), 0)]
+
+
+def test_a_dead_process_that_was_never_seen_waits_for_every_nameless_one_on_the_card(
+    world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess
+):
+    process.die()
+    del world.host.table[50]
+    on_card(world, GIB)
+    reconciler.tick(SECOND)
+    assert world.arbiter.reclaimed == []
+    world.node.listed[CARD] = []
+    reconciler.tick(2 * SECOND)
+    assert world.arbiter.reclaimed == [(state.region("a"), 0)]
+
+
+def test_a_reused_pid_fools_nobody(world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess):
+    on_card(world, GIB)
+    reconciler.tick(SECOND)
+    process.die()
+    world.host.spawn(50).identity = world.host.table[50].identity.__class__(50, 999999, 4026531836)
+    reconciler.tick(2 * SECOND)
+    assert world.arbiter.reclaimed == [(state.region("a"), 0)]
+    assert row(state).overhead_bytes == 0
+
+
+def test_processes_in_containers_are_known_by_their_own_pid_and_namespace(world: World, state: NodeState, reconciler: Reconciler):
+    state.create(tenant("a", 4 * GIB))
+    world.host.spawn(70, pid=1)
+    owner = TenantProcess(state.region("a"), slot=2, pid=1, start_ticks=700)
+    owner.charge(GIB)
+    on_card(world, GIB, host_pid=70)
+    attributed = state.survey().on("a", CARD)
+    assert attributed.processes == [ProcessUsage(1, 70, "python", GIB)]
+    owner.close()
+
+
+@pytest.mark.parametrize("known_by", ["cgroup", "region"])
+def test_a_process_without_a_slot_is_flagged_and_counted(
+    world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess, known_by: str
+):
+    if known_by == "region":
+        world.host.spawn(60, region=state.region("a"))
+    else:
+        state.remove("a")
+        state.create(tenant("a", 4 * GIB).__class__("a", "a", tenant().shares, cgroup="/box"))
+        world.host.spawn(60, cgroup="/box/inner")
+    world.node.listed[CARD] = [GpuProcess(60, 700 * MIB)]
+    reconciler.tick(SECOND)
+    assert state.survey().on("a", CARD).processes == [ProcessUsage(60, 60, "python", 700 * MIB, bypasses_shim=True)]
+    assert row(state).overhead_bytes == 700 * MIB
+
+
+def test_a_stranger_is_foreign(world: World, state: NodeState):
+    world.host.spawn(60)
+    on_card(world, GIB, host_pid=60)
+    assert state.survey().foreign_bytes(CARD) == GIB + world.node.reserved_bytes
+
+
+def test_the_size_of_contexts_is_learned(world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess):
+    assert state.context_bytes(gpu()) == 100 * MIB
+    on_card(world, GIB + 320 * MIB)
+    reconciler.tick(SECOND)
+    assert state.context_bytes(gpu()) == 320 * MIB
+    assert row(state).context_bytes == 320 * MIB
+
+
+def test_the_largest_fresh_context_counts():
+    estimate = ContextEstimate(512 * MIB)
+    estimate = estimate.learn(Sample(900 * MIB, launched=True))
+    assert estimate.bytes == 900 * MIB
+    estimate = estimate.learn(Sample(300 * MIB, launched=False))
+    assert estimate.bytes == 300 * MIB
+    assert estimate.learn(Sample(2 * GIB, launched=True)) == estimate
+    assert estimate.learn(Sample(200 * MIB, launched=False)) == estimate
+    assert estimate.learn(Sample(310 * MIB, launched=False)).bytes == 310 * MIB
+    assert estimate.learn(Sample(0, launched=False)) == estimate
+
+
+def test_utilisation_is_charged_time_over_time(world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess):
+    reconciler.tick(SECOND)
+    with (state.region("a") / GRANTS).open("r+b") as file:
+        file.seek(Grants.gpu.offset + 112)
+        file.write((SECOND // 4).to_bytes(8, "little"))
+    reconciler.tick(2 * SECOND)
+    assert row(state).utilisation_percent == 25
+    assert reconciler.utilisation_percent("a", CARD) == 25
+
+
+def test_under_policy_5_nvml_says_how_busy_a_tenant_is(world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess):
+    state.set_policy(gpu(), GpuPolicy(Policy.NATIVE))
+    on_card(world, GIB)
+    world.node.utilisation = {50: 37}
+    reconciler.tick(SECOND)
+    assert row(state).utilisation_percent == 37
+
+
+def test_a_tenant_ends_with_the_last_process_of_its_tree(world: World, state: NodeState, reconciler: Reconciler):
+    state.create(tenant("a"), world.caller(50))
+    world.host.spawn(51, region=state.region("a"))
+    assert reconciler.tick(SECOND).host_pids == {50}
+    del world.host.table[50]
+    assert reconciler.tick(2 * SECOND).tenants_left == 1
+    del world.host.table[51]
+    assert reconciler.tick(3 * SECOND).tenants_left == 0
+    assert not state.region("a").exists()
+
+
+def test_a_tenant_in_a_leaf_ends_when_the_leaf_is_empty(world: World, state: NodeState, reconciler: Reconciler):
+    world.host.can_make_leaves = True
+    state.create(tenant("a"), world.caller(50))
+    del world.host.table[50]
+    world.host.spawn(51, cgroup="/cgpu-a")
+    assert reconciler.tick(SECOND).tenants_left == 1
+    del world.host.table[51]
+    assert reconciler.tick(2 * SECOND).tenants_left == 0
+
+
+def test_a_tenant_with_a_live_slot_does_not_end(world: World, state: NodeState, reconciler: Reconciler):
+    state.create(tenant("a"), world.caller(50))
+    owner = TenantProcess(state.region("a"), 0, 51, 510)
+    del world.host.table[50]
+    assert reconciler.tick(SECOND).tenants_left == 1
+    owner.die()
+    assert reconciler.tick(2 * SECOND).tenants_left == 0
+    owner.close()
+
+
+def test_a_tenant_made_by_api_stays(world: World, state: NodeState, reconciler: Reconciler):
+    state.create(tenant("a"))
+    assert reconciler.tick(SECOND).tenants_left == 1
+
+
+def test_a_truncated_region_harms_its_own_tenant_only(world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess):
+    state.create(tenant("b", GIB))
+    (state.region("b") / "usage").write_bytes(b"")
+    on_card(world, GIB + 250 * MIB)
+    reconciler.tick(SECOND)
+    assert row(state).overhead_bytes == 150 * MIB
+    assert "truncated" in state.survey().damaged["b"]
