@@ -133,7 +133,8 @@ def build(library: Library, out: Path, toolchain: Toolchain) -> Path | None:
             *toolchain.command, "-shared", "-pthread", *toolchain.flags, *map(str, objects), "-o", str(linked),
             # Our own uses of functions that we export stay ours, as in NVIDIA's libraries.
             "-Wl,-Bsymbolic", f"-Wl,-soname,{library.soname}", f"-Wl,--version-script={script}",
-            "-Wl,-z,relro,-z,now", "-Wl,-z,noexecstack", "-Wl,--build-id=none", *toolchain.link_flags,
+            "-Wl,-z,relro,-z,now", "-Wl,-z,noexecstack", "-Wl,--build-id=none", "-Wl,-z,defs",
+            *toolchain.link_flags,
             "-ldl", "-lrt", "-lm",
         ])  # fmt: skip
         linked.replace(target)  # never write into a library that a process may have mapped

@@ -120,12 +120,12 @@ static void enter(struct cg_pass *pass, enum cg_work work, struct gate_stream *s
     now_ns = 0;
   }
   *pass = (struct cg_pass){.gpu = gpu->row, .stream = stream->stream, .work = work, .key = key};
-  bool sample = !known_ns || atomic_fetch_add_explicit(&stream->launches, 1, memory_order_relaxed) % GATE_SAMPLE == 0;
   pass->opaque[PASS_STREAM] = (uintptr_t)stream;
   pass->opaque[PASS_AMOUNT] = amount;
+  uint64_t submitted = atomic_load_explicit(&stream->submitted, memory_order_relaxed);
+  bool sample = !known_ns || gate_launches(submitted) % GATE_SAMPLE == 0;
   pass->opaque[PASS_SAMPLE] = sample;
   pass->opaque[PASS_NOW] = now_ns;
-  uint64_t submitted = atomic_load_explicit(&stream->submitted, memory_order_relaxed);
   bool marked = submitted == atomic_load_explicit(&stream->marked, memory_order_relaxed);
   bool running = submitted != atomic_load_explicit(&stream->retired, memory_order_relaxed);
   if (sample && !(marked && running)) gate_mark(stream);

@@ -37,7 +37,7 @@
 #define GATE_QUANTUM_DEFAULT_NS 10000000u /* until an arbiter has said another */
 
 #define GATE_MARKERS 32u     /* pending per stream */
-#define GATE_POOL_EVENTS 64u /* kept per context */
+#define GATE_POOL_EVENTS 256u/* kept per context */
 #define GATE_SAMPLE 32u      /* every so many launches of a stream one is measured by itself */
 #define GATE_BATCH 64u       /* at most so many launches share a marker */
 
@@ -62,7 +62,6 @@ struct gate_stream {
   _Atomic(uint64_t) marked;       /* `upto` of the latest marker */
   _Atomic(uint64_t) batch_key;    /* launches after it: what they run, as in a marker */
   _Atomic(uint64_t) batch_since_ns;
-  _Atomic(uint32_t) launches;
   atomic_flag marking;            /* a thread is recording; others leave it to that one, the stream's end waits */
   struct gate_marker marker[GATE_MARKERS]; /* ring: the marking thread adds, the watcher takes */
   _Atomic(uint32_t) first, last;

@@ -203,9 +203,9 @@ struct sg_card_usage {
   bool lost;
 };
 int sg_card_usage(int card, struct sg_card_usage *usage);
-/* Busy share of the card, and of one process, in the window before now (at most 2 s back, steps of
- * about 20 ms); percent. */
-int sg_utilisation(int card, uint32_t own_pid, uint64_t window_ns, unsigned *percent);
+/* Busy share of the card (pid 0), or of one process by its `pid` as sg_processes gives it to the
+ * caller, in the window before now (at most 2 s back, steps of about 20 ms); percent. */
+int sg_utilisation(int card, uint32_t pid, uint64_t window_ns, unsigned *percent);
 
 /* ---- r615 memory limits by cgroup, and faults on demand ----
  *

@@ -53,21 +53,20 @@ void sg_membership_of_self(struct sg_membership *membership) {
 }
 
 static uint32_t find(const struct sg_membership *membership) {
-  for (uint32_t i = 1; i < SG_MAX_CGROUPS; i++) {
+  for (uint32_t i = 1; i < sg_state->cgroup_end; i++) {
     const struct sg_cgroup *cgroup = cgroup_at(i);
-    if (!cgroup->used) continue;
     bool both = cgroup->inode && membership->inode;
     if (both ? cgroup->inode == membership->inode : strcmp(cgroup->path, membership->path) == 0) return i;
   }
   return 0;
 }
 
-/* A record that is free, or whose cgroup has neither processes nor limits; the longest unused one. */
+/* A new record, or when there is none that of a cgroup without processes and limits, the longest unused. */
 static uint32_t spare(void) {
-  uint32_t best = 0;
-  for (uint32_t i = 1; i < SG_MAX_CGROUPS; i++) {
+  uint32_t best = 0, end = (uint32_t)sg_state->cgroup_end;
+  if (end < SG_MAX_CGROUPS) return end ? end : 1;
+  for (uint32_t i = 1; i < sg_state->cgroup_end; i++) {
     const struct sg_cgroup *cgroup = cgroup_at(i);
-    if (!cgroup->used) return i;
     bool wanted = cgroup->processes != 0;
     for (int card = 0; card < SG_MAX_CARDS; card++)
       wanted |= cgroup->card[card].hard_bytes || cgroup->card[card].soft_bytes;
@@ -86,7 +85,7 @@ uint32_t sg_cgroup_intern(const struct sg_membership *membership) {
     cgroup = cgroup_at(index);
     for (int card = 0; card < SG_MAX_CARDS; card++) sg_set_bytes(&cgroup->card[card], &nothing, sizeof nothing);
     SG_SET(cgroup->processes, 0);
-    SG_SET(cgroup->used, 1);
+    if (index >= sg_state->cgroup_end) SG_SET(sg_state->cgroup_end, (uint64_t)index + 1);
     SG_SET(cgroup->inode, membership->inode);
     sg_set_bytes(cgroup->path, membership->path, sizeof cgroup->path);
   }
@@ -107,14 +106,14 @@ static bool contains(uint32_t above, uint32_t below) {
 
 uint64_t sg_cgroup_used(uint32_t above, int card) {
   uint64_t sum = 0;
-  for (uint32_t i = 1; i < SG_MAX_CGROUPS; i++)
-    if (cgroup_at(i)->used && contains(above, i)) sum += cgroup_at(i)->card[card].used_bytes;
+  for (uint32_t i = 1; i < sg_state->cgroup_end; i++)
+    if (contains(above, i)) sum += cgroup_at(i)->card[card].used_bytes;
   return sum;
 }
 
 bool sg_cgroup_fits(uint32_t cgroup, int card, uint64_t bytes) {
-  for (uint32_t i = 1; i < SG_MAX_CGROUPS; i++) {
-    uint64_t hard_bytes = cgroup_at(i)->used ? cgroup_at(i)->card[card].hard_bytes : 0;
+  for (uint32_t i = 1; i < sg_state->cgroup_end; i++) {
+    uint64_t hard_bytes = cgroup_at(i)->card[card].hard_bytes;
     if (!hard_bytes || !contains(i, cgroup)) continue;
     uint64_t used = sg_cgroup_used(i, card);
     if (used > hard_bytes || bytes > hard_bytes - used) return false;

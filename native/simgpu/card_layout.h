@@ -33,8 +33,10 @@
 #define SG_NEVER UINT64_MAX
 #define SG_CGROUP_PATH 192
 
-/* Busy time by bucket of 2^24 ns (16.8 ms); 128 of them reach 2.1 s back. */
+/* Busy time by bucket of 2^24 ns (16.8 ms); 128 of them reach 2.1 s back. A bucket's word is its
+ * number since the clock's zero, above the busy time in it; a word of another number counts nothing. */
 #define SG_BUCKET_SHIFT 24
+#define SG_BUCKET_TIME_BITS 25
 #define SG_BUCKETS 128u
 
 struct sg_link { uint32_t next, prev; };
@@ -42,10 +44,7 @@ struct sg_list { uint32_t head, tail; };
 /* A table's unused records: a chain through their next_free, then all from `fresh` on. */
 struct sg_pool { uint32_t free, fresh, used, reserved; };
 
-struct sg_window {
-  uint64_t last; /* newest bucket that has been written: its number since the clock's zero */
-  uint32_t busy_ns[SG_BUCKETS];
-};
+struct sg_window { uint64_t bucket[SG_BUCKETS]; };
 
 /* ---- memory ---- */
 struct sg_extent { uint32_t next, start, count, reserved; }; /* in granules */
@@ -90,7 +89,7 @@ struct sg_finished { /* one process's use of one card, after its end */
   char cgroup[SG_CGROUP_PATH];
 };
 struct sg_cgroup {
-  uint32_t used, processes; /* used: record taken; processes: living ones in exactly this cgroup */
+  uint32_t processes, reserved; /* processes: living ones in exactly this cgroup */
   uint64_t inode;           /* of its folder: names it across cgroup namespaces; 0 unknown */
   uint64_t touched_ns;
   char path[SG_CGROUP_PATH];
@@ -204,6 +203,7 @@ struct sg_state {
   struct sg_list timers;         /* channels by wake_ns */
   struct sg_pool process_pool, context_pool, channel_pool, fence_pool, object_pool, ref_pool, extent_pool;
   uint64_t finished_count;
+  uint64_t cgroup_end; /* one above the highest record of `cgroup` ever taken */
 
   struct sg_card_state card[SG_MAX_CARDS];
   struct sg_process process[SG_MAX_PROCESSES];

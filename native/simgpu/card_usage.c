@@ -7,30 +7,28 @@
 /* ---- busy time of the last two seconds, by buckets ---- */
 
 void sg_window_add(struct sg_window *window, uint64_t from_ns, uint64_t to_ns) {
-  uint64_t bucket = from_ns >> SG_BUCKET_SHIFT, last = (to_ns - 1) >> SG_BUCKET_SHIFT;
-  if (last >= SG_BUCKETS && bucket < last - (SG_BUCKETS - 1)) bucket = last - (SG_BUCKETS - 1);
-  for (; bucket <= last; bucket++) {
-    uint64_t start = bucket << SG_BUCKET_SHIFT, end = (bucket + 1) << SG_BUCKET_SHIFT;
-    uint32_t spent = (uint32_t)((to_ns < end ? to_ns : end) - (from_ns > start ? from_ns : start));
-    uint32_t *busy_ns = &window->busy_ns[bucket % SG_BUCKETS];
-    /* Buckets between the newest one and this one were idle, and hold what was there 2 s earlier. */
-    uint64_t clear = window->last + 1;
-    if (bucket >= SG_BUCKETS && clear < bucket - (SG_BUCKETS - 1)) clear = bucket - (SG_BUCKETS - 1);
-    for (; clear <= bucket; clear++) SG_SET(window->busy_ns[clear % SG_BUCKETS], 0);
-    if (bucket > window->last) SG_SET(window->last, bucket);
-    SG_ADD(*busy_ns, spent);
+  uint64_t number = from_ns >> SG_BUCKET_SHIFT, last = (to_ns - 1) >> SG_BUCKET_SHIFT;
+  if (last >= SG_BUCKETS && number < last - (SG_BUCKETS - 1)) number = last - (SG_BUCKETS - 1);
+  for (; number <= last; number++) {
+    uint64_t start = number << SG_BUCKET_SHIFT, end = (number + 1) << SG_BUCKET_SHIFT;
+    uint64_t spent = (to_ns < end ? to_ns : end) - (from_ns > start ? from_ns : start);
+    uint64_t *bucket = &window->bucket[number % SG_BUCKETS];
+    bool current = *bucket >> SG_BUCKET_TIME_BITS == number;
+    SG_SET(*bucket, (current ? *bucket : number << SG_BUCKET_TIME_BITS) + spent);
   }
 }
 
-/* Busy time in the whole buckets between the two times. */
+/* Busy time in the buckets from `first` up to, but not with, `end`. */
 static uint64_t window_sum(const struct sg_window *window, uint64_t first, uint64_t end) {
   uint64_t sum = 0;
-  for (uint64_t bucket = first; bucket < end; bucket++)
-    if (bucket <= window->last && bucket + SG_BUCKETS > window->last) sum += window->busy_ns[bucket % SG_BUCKETS];
+  for (uint64_t number = first; number < end; number++) {
+    uint64_t bucket = window->bucket[number % SG_BUCKETS];
+    if (bucket >> SG_BUCKET_TIME_BITS == number) sum += bucket & ((1u << SG_BUCKET_TIME_BITS) - 1);
+  }
   return sum;
 }
 
-int sg_utilisation(int card, uint32_t own_pid, uint64_t window_ns, unsigned *percent) {
+int sg_utilisation(int card, uint32_t pid, uint64_t window_ns, unsigned *percent) {
   if (!sg_card(card)) return SG_E_INVALID;
   int rc = sg_enter();
   if (rc != SG_OK) return rc;
@@ -39,10 +37,10 @@ int sg_utilisation(int card, uint32_t own_pid, uint64_t window_ns, unsigned *per
   uint64_t buckets = window_ns >> SG_BUCKET_SHIFT;
   if (buckets < 1) buckets = 1;
   if (buckets > SG_BUCKETS - 2) buckets = SG_BUCKETS - 2;
-  uint64_t sum = own_pid ? 0 : window_sum(&sg_state->card[card].window, end - buckets, end);
-  for (uint32_t slot = 1; own_pid && slot < sg_state->process_pool.fresh; slot++) {
+  uint64_t sum = pid ? 0 : window_sum(&sg_state->card[card].window, end - buckets, end);
+  for (uint32_t slot = 1; pid && slot < sg_state->process_pool.fresh; slot++) {
     const struct sg_process *process = &sg_state->process[slot];
-    if (process->state == SG_PROCESS_LIVE && process->own_pid == own_pid)
+    if (process->state == SG_PROCESS_LIVE && sg_pid_seen(slot) == pid)
       sum += window_sum(&process->usage[card].window, end - buckets, end);
   }
   *percent = (unsigned)((sum * 100 + (buckets << SG_BUCKET_SHIFT) / 2) / (buckets << SG_BUCKET_SHIFT));
@@ -157,9 +155,9 @@ int sg_cgroups(int card, struct sg_cgroup_usage *rows, unsigned capacity, unsign
   sg_pump();
   sg_sweep();
   *count = 0;
-  for (uint32_t index = 1; index < SG_MAX_CGROUPS; index++) {
+  for (uint32_t index = 1; index < sg_state->cgroup_end; index++) {
     struct sg_cgroup_usage row;
-    if (!sg_state->cgroup[index].used || !cgroup_row(&row, index, card)) continue;
+    if (!cgroup_row(&row, index, card)) continue;
     if (*count < capacity) rows[*count] = row;
     ++*count;
   }

@@ -165,7 +165,11 @@ static CUresult synchronize(CUcontext handle) {
   CUresult result = sim_context_of(handle, &context);
   if (result == CUDA_SUCCESS)
     result = sim_capture_check_context(context);
-  return result == CUDA_SUCCESS ? sim_context_wait(context) : result;
+  if (result == CUDA_SUCCESS)
+    result = sim_context_wait(context);
+  if (result == CUDA_SUCCESS)
+    sim_pools_synchronized();
+  return result;
 }
 
 CUresult cuCtxSynchronize(void) { return synchronize(NULL); }

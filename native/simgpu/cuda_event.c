@@ -201,6 +201,8 @@ CUresult cuEventSynchronize(CUevent hEvent) {
   if (result != CUDA_SUCCESS || value == 0)
     return result;
   result = sim_context_result(hEvent->context, sg_fence_wait(fence, value, UINT64_MAX));
+  if (result == CUDA_SUCCESS)
+    sim_pools_synchronized();
   return result == CUDA_SUCCESS ? sim_context_probe(hEvent->context) : result;
 }
 

@@ -153,7 +153,7 @@ struct graph_plan *graph_plan_new(CUgraph graph);
 void graph_plan_free(struct graph_plan *plan);
 
 /* ---- cuda_capture.c ---- */
-/* A graph launched into a capturing stream becomes a child graph there; without the lock. */
+/* A graph launched into a capturing stream becomes a child graph there. */
 CUresult graph_capture_child(CUstream stream, CUgraph graph);
 
 #endif

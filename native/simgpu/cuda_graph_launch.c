@@ -302,20 +302,19 @@ static CUresult launch_graph(CUgraphExec exec, CUstream stream) {
     graph_unlock();
     return result;
   }
+  if (stream->capture) {
+    result = graph_capture_child(stream, exec->graph);
+    graph_unlock();
+    return result;
+  }
   pthread_mutex_lock(&exec->launching);
   graph_unlock();
   const bool free_first = (exec->flags & CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH) != 0;
-  if (stream->capture) {
-    result = graph_capture_child(stream, exec->graph);
-  } else {
-    result = stream->is_legacy ? sim_capture_check_legacy(stream->context) : CUDA_SUCCESS;
-    if (result == CUDA_SUCCESS)
-      result = graph_memory_start(exec->graph, stream->context, free_first);
-    if (result == CUDA_SUCCESS) {
-      result = run(exec->plan, stream);
-      if (result != CUDA_SUCCESS)
-        graph_memory_cancel(exec->graph);
-    }
+  result = graph_memory_start(exec->graph, stream->context, free_first);
+  if (result == CUDA_SUCCESS) {
+    result = run(exec->plan, stream);
+    if (result != CUDA_SUCCESS)
+      graph_memory_cancel(exec->graph);
   }
   pthread_mutex_unlock(&exec->launching);
   return result;
@@ -326,7 +325,10 @@ static CUresult launch_call(CUgraphExec exec, CUstream handle) {
   CUresult result = sim_stream_get(handle, &stream);
   if (result != CUDA_SUCCESS)
     return result;
-  result = launch_graph(exec, stream);
+  if (stream->is_legacy)
+    result = sim_capture_check_legacy(stream->context);
+  if (result == CUDA_SUCCESS)
+    result = launch_graph(exec, stream);
   sim_stream_put_back(stream);
   return result;
 }

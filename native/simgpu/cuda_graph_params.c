@@ -115,15 +115,14 @@ CUresult graph_host_work(const CUDA_HOST_NODE_PARAMS_v1 *parameters, struct sim_
 }
 
 CUresult graph_memop_work(const CUDA_BATCH_MEM_OP_NODE_PARAMS_v1 *parameters, struct sim_work *work) {
-  if (parameters == NULL || parameters->count == 0 || parameters->count > 256 || parameters->paramArray == NULL ||
-      parameters->flags != 0)
+  if (parameters == NULL)
     return CUDA_ERROR_INVALID_VALUE;
   *work = (struct sim_work){
       .kind = SIM_WORK_MEMOP,
       .context = parameters->ctx,
       .memop = {.count = parameters->count, .flags = parameters->flags, .operations = parameters->paramArray},
   };
-  return CUDA_SUCCESS;
+  return sim_memop_check(&work->memop);
 }
 
 CUresult graph_event_work(enum sim_work_kind kind, CUevent event, struct sim_work *work) {

@@ -16,7 +16,7 @@
 #include <string.h>
 
 #define TEST_MODULE "cgpu-sim-module 1\n"
-#define JOINED_MAGIC 0x6b6e696c75706763ull /* "cgpulink": what sim_image_join makes */
+#define JOINED_MAGIC 0x757067634b4e4c7full /* "\177LNKcgpu": what sim_image_join makes */
 #define WRAPPER_MAGIC 0x466243b1u          /* of __cudaFatCudaBinary (fatbinary_section.h) */
 #define FATBIN_MAGIC 0xba55ed50u
 
@@ -316,7 +316,25 @@ void sim_image_release(struct sim_image *image) {
   free(image);
 }
 
-/* ---- files, and several images as one ---- */
+/* ---- files, copies, and several images as one ---- */
+
+CUresult sim_image_copy(const void *data, void **copy, size_t *size) {
+  struct wrapper wrapper;
+  if (magic_of(data, SIZE_MAX) == WRAPPER_MAGIC) {
+    memcpy(&wrapper, data, sizeof wrapper);
+    data = wrapper.data;
+  }
+  *size = sim_image_extent(data, SIZE_MAX);
+  if (!*size)
+    return CUDA_ERROR_INVALID_IMAGE;
+  char *out = malloc(*size + 1);
+  if (!out)
+    return CUDA_ERROR_OUT_OF_MEMORY;
+  memcpy(out, data, *size);
+  out[*size] = 0;
+  *copy = out;
+  return CUDA_SUCCESS;
+}
 
 CUresult sim_image_file(const char *path, void **data, size_t *size) {
   FILE *file = fopen(path, "rbe");

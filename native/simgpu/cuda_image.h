@@ -38,6 +38,8 @@ void sim_image_retain(struct sim_image *image);
 void sim_image_release(struct sim_image *image);
 /* A file, with a terminating 0 behind it. FILE_NOT_FOUND, OUT_OF_MEMORY. */
 CUresult sim_image_file(const char *path, void **data, size_t *size);
+/* A copy of an image in memory, in one piece (what a fat binary's wrapper points to, instead of it). */
+CUresult sim_image_copy(const void *data, void **copy, size_t *size);
 /* How long an image is, of which only the beginning is known. 0: not an image. */
 size_t sim_image_extent(const void *data, size_t size);
 

@@ -156,6 +156,7 @@ struct sim_block { /* one allocation, found by any address inside it */
   void *owner;         /* the kind's own: a CUmemoryPool, a mapping, ... */
   CUmemLocation preferred, prefetched; /* managed: advice and last prefetch */
   bool read_mostly;
+  uint32_t accessed_by; /* bit per device */
   struct sim_owned owned;
 };
 
@@ -378,30 +379,31 @@ struct sim_parameter { uint32_t offset, bytes; };
 struct CUfunc_st {
   uint32_t magic;
   CUmodule module;
-  char *name;
+  const char *name;
   enum sim_builtin builtin;
   unsigned parameter_count;
-  struct sim_parameter *parameters;
+  const struct sim_parameter *parameters; /* in the packed buffer */
   size_t parameter_bytes;
   unsigned registers, shared_bytes, const_bytes, local_bytes, max_threads;
-  unsigned max_dynamic_shared, carveout; /* cuFuncSetAttribute */
-  unsigned cluster[3], cluster_must_be_set, cluster_policy, nonportable_cluster;
+  int max_dynamic_shared, carveout; /* cuFuncSetAttribute */
+  int cluster_must_be_set, cluster[3], nonportable_cluster, cluster_policy;
+  CUfunc_cache cache_config;
   unsigned block_shape[3], dynamic_shared; /* cuFuncSetBlockShape, cuFuncSetSharedSize */
-  unsigned char *legacy_parameters;        /* cuParamSet* */
-  size_t legacy_bytes;
-  bool loaded;
+  unsigned char *legacy_parameters;        /* cuParamSet*; parameter_bytes of it once set */
 };
 
-struct sim_global { char *name; struct sim_block *block; uint64_t bytes; };
+struct sim_global { const char *name; struct sim_block *block; uint64_t bytes; };
 
 struct CUmod_st {
   uint32_t magic;
   CUcontext context;
   CUlibrary library; /* that it belongs to, or NULL */
+  struct sim_image *image;
   struct sim_block *code;
   unsigned function_count, global_count;
   struct CUfunc_st *functions;
   struct sim_global *globals;
+  struct CUmod_st *next_of_library;
   struct sim_owned owned;
 };
 
@@ -429,6 +431,7 @@ void sim_capture_forget_event(CUevent event);       /* destroyed, or recorded an
 
 /* cuda_memop.c and cuda_pool.c, inside begin/end of the stream. */
 CUresult sim_memop_put(CUstream stream, const struct sim_memop *memop);
+CUresult sim_memop_check(const struct sim_memop *memop); /* addresses and flags */
 CUresult sim_pool_put(CUstream stream, const struct sim_work *work);
 /* cuda_pool.c: a context's end, after its channels are gone and before its owned objects die. */
 void sim_pool_context_ends(CUcontext context);

@@ -81,6 +81,29 @@ CUresult sim_copy_call(CUstream handle, const struct sim_copy *copy, bool synchr
 CUresult sim_launch_put(CUstream stream, const struct sim_launch *launch);
 CUresult sim_launch_check(const struct sim_launch *launch, CUcontext context);
 
+/* cuda_module.c */
+struct sim_jit_log { /* where cuModuleLoadDataEx and cuLink* report in words */
+  char *info, *error;
+  size_t info_bytes, error_bytes;
+  void **info_bytes_out, **error_bytes_out, **wall_time_out;
+};
+struct sim_jit_log sim_jit_log(unsigned count, const CUjit_option *options, void **values);
+void sim_jit_report(const struct sim_jit_log *log, CUresult result);
+/* A module of the context; `size` as for sim_image_read. */
+CUresult sim_module_load(CUcontext context, const void *data, size_t size, CUlibrary library, CUmodule *module);
+void sim_module_unload(CUmodule module); /* if the context's end has not done so already */
+CUfunction sim_module_function(CUmodule module, const char *name);
+struct sim_global *sim_module_global(CUmodule module, const char *name);
+
+/* cuda_function.c: attributes that functions and kernels share */
+CUresult sim_function_get(int *value, CUfunction_attribute attribute, CUfunction function);
+CUresult sim_function_set(CUfunction_attribute attribute, int value, CUfunction function);
+CUresult sim_function_parameter(CUfunction function, size_t index, size_t *offset, size_t *bytes);
+
+/* cuda_library.c: a kernel in a context; a module's end takes it off its library */
+CUresult sim_kernel_function(CUkernel kernel, CUcontext context, CUfunction *function);
+void sim_library_forget(CUmodule module);
+
 /* cuda_worker.c: effects in stream order, on threads of the driver. */
 /* Queues an item, under the stream's lock (see sim_stream_local). `may_block`: it runs user code,
  * which gets a thread of its own, so that copies go on while it waits. */

@@ -70,6 +70,8 @@ static CUresult synchronize(CUstream handle) {
     result = gather(stream);
   if (result == CUDA_SUCCESS)
     result = sim_stream_wait(stream);
+  if (result == CUDA_SUCCESS)
+    sim_pools_synchronized();
   sim_stream_put_back(stream);
   return result;
 }

@@ -23,8 +23,7 @@ nvmlReturn_t sn_processes(int card, struct sn_process *rows, unsigned capacity, 
   for (unsigned i = 0; error == SG_OK && i < found && i < MAX_PROCESSES; i++) {
     if (all[i].pid == 0 || (all[i].memory_bytes == 0 && all[i].live_contexts == 0)) continue;
     if (*count < capacity)
-      rows[*count] =
-          (struct sn_process){.pid = all[i].pid, .own_pid = all[i].own_pid, .memory_bytes = all[i].memory_bytes};
+      rows[*count] = (struct sn_process){.pid = all[i].pid, .memory_bytes = all[i].memory_bytes};
     ++*count;
   }
   free(all);
@@ -147,7 +146,7 @@ static nvmlReturn_t sample_processes(int card, unsigned long long seen_us, nvmlP
   *count = 0;
   for (unsigned i = 0; result == NVML_SUCCESS && seen_us < now_us && i < processes; i++) {
     unsigned percent = 0;
-    result = sn_result(sg_utilisation(card, found[i].own_pid, window_ns, &percent));
+    result = sn_result(sg_utilisation(card, found[i].pid, window_ns, &percent));
     if (result != NVML_SUCCESS || percent == 0) continue;
     if (*count < room)
       samples[*count] = (nvmlProcessUtilizationInfo_v1_t){.timeStamp = now_us, .pid = found[i].pid, .smUtil = percent};

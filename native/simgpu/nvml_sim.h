@@ -53,7 +53,6 @@ int sn_card_of(nvmlDevice_t device); /* -1: not a handle of ours */
  * pids. Fills at most `capacity` rows; *count gets how many there are. */
 struct sn_process {
   unsigned pid;
-  unsigned own_pid; /* as sg_utilisation knows it */
   unsigned long long memory_bytes;
 };
 nvmlReturn_t sn_processes(int card, struct sn_process *rows, unsigned capacity, unsigned *count);

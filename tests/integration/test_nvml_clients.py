@@ -49,7 +49,7 @@ result = [memory.total, memory.used, [process.pid for process in nvml.nvmlDevice
 
 def test_nvitop_prints_its_report(machine: Machine) -> None:
     with machine.hold(HELD_BYTES) as holder:
-        holder.order("kernel 300")
+        holder.keep_busy()
         report = machine.run(sys.executable, "-m", "nvitop", "--once", "--ascii", COLUMNS="120")
     assert report.returncode == 0, report.stderr
     text = report.stdout

@@ -41,13 +41,12 @@ def compile_c(
     if compiler is None:
         own = machine_compiler()
         compiler = (own,) if own else ZIG_PLAIN
-    result = subprocess.run(
-        [
-            *compiler, *build.LANGUAGE, "-fvisibility=default", "-O1", "-g", *build.WARNINGS, *flags, *build.include_flags(list(sources)),
-            *(["-shared"] if shared else []), *map(str, sources), "-o", str(output), *libraries, "-ldl", "-lrt", "-lm",
-        ],
-        capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False,
-    )  # fmt: skip
+    command = [
+        *compiler, *build.LANGUAGE, "-fvisibility=default", "-O1", "-g", *build.WARNINGS, *flags,
+        *build.include_flags(list(sources)), *(["-shared"] if shared else []), *map(str, sources), "-o", str(output),
+        *libraries, "-ldl", "-lrt", "-lm",
+    ]  # fmt: skip
+    result = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
     assert result.returncode == 0, result.stderr
     return output
 

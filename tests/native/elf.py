@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
@@ -34,17 +35,17 @@ class SharedLibrary:
             needs = elf.get_section_by_name(".gnu.version_r")
             assert isinstance(symbols, SymbolTableSection)
             assert isinstance(dynamic, DynamicSection)
-            tags = list(dynamic.iter_tags())
+            tags: list[Any] = list(dynamic.iter_tags())
             segments = {segment["p_type"]: segment for segment in elf.iter_segments()}
             return cls(
                 machine=elf["e_machine"],
-                soname=next((tag.soname for tag in tags if tag.entry.d_tag == "DT_SONAME"), ""),
+                soname=next((str(tag.soname) for tag in tags if tag.entry.d_tag == "DT_SONAME"), ""),
                 exports={
                     symbol.name: symbol["st_value"]
                     for symbol in symbols.iter_symbols()
                     if symbol["st_shndx"] != "SHN_UNDEF" and symbol["st_info"]["bind"] in {"STB_GLOBAL", "STB_WEAK"}
                 },
-                needed=frozenset(tag.needed for tag in tags if tag.entry.d_tag == "DT_NEEDED"),
+                needed=frozenset(str(tag.needed) for tag in tags if tag.entry.d_tag == "DT_NEEDED"),
                 versions=frozenset(
                     auxiliary.name for _, auxiliaries in needs.iter_versions() for auxiliary in auxiliaries
                 ) if isinstance(needs, GNUVerNeedSection) else frozenset(),

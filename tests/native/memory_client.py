@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
 import sys
 from typing import Any
 
@@ -19,8 +20,8 @@ class Driver:
     """The functions of libcuda.so.1, found as programs find them."""
 
     def __init__(self, route: str) -> None:
-        self._library = ctypes.CDLL("libcuda.so.1")
-        self._find = {"dlsym": self._dlsym, "dlvsym": self._dlvsym, "default": self._default, "proc": self._proc}[route]
+        self._library = ctypes.CDLL("libcuda.so.1", ctypes.RTLD_GLOBAL)
+        self._find = {"dlsym": self._dlsym, "default": self._default, "proc": self._proc}[route]
 
     def __getattr__(self, name: str) -> Any:
         return self._find(name)
@@ -31,23 +32,13 @@ class Driver:
     def _default(self, name: str) -> Any:
         return ctypes.CDLL(None)[name]
 
-    def _dlvsym(self, name: str) -> Any:
-        """Asks for a version that no export has where the driver has none: then dlsym answers."""
-        dlvsym = ctypes.CDLL(None).dlvsym
-        dlvsym.restype = ctypes.c_void_p
-        dlvsym.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char_p)
-        found = dlvsym(self._library._handle, name.encode(), b"libcuda.so.1")
-        if not found:
-            raise AttributeError(name)
-        return ctypes.CFUNCTYPE(ctypes.c_int)(found)
-
     def _proc(self, name: str) -> Any:
-        """As libcudart does: the plain name, the highest version."""
+        """As libcudart does: by the plain name, and in the highest version."""
         flags, plain = 1, name
         for suffix in ("_ptsz", "_ptds"):
             if name.endswith(suffix):
                 flags, plain = 2, name.removesuffix(suffix)
-        plain = plain.removesuffix("_v2")
+        plain = re.sub(r"_v\d$", "", plain)
         found, status = ctypes.c_void_p(), ctypes.c_int()
         result = self._library.cuGetProcAddress_v2(
             plain.encode(), ctypes.byref(found), CUDA_VERSION, ctypes.c_uint64(flags), ctypes.byref(status)

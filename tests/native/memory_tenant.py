@@ -32,6 +32,28 @@ _STATUS_BYTES: Final = 1 << 20
 _F_OFD_SETLK: Final = 37
 
 
+# Structures of cuda.h as bytes, and what several rows need.
+PRELUDE = """
+import struct
+def text(layout, *fields):
+    return ctypes.create_string_buffer(struct.pack(layout, *fields))
+def array2d(bytes_):
+    return text("QQiI", 1024, bytes_ // 4096, 0x20, 1)
+def array3d(bytes_, flags=0):
+    return text("QQQiIII", 1024, bytes_ // 4096 // 4, 4, 0x20, 1, flags, 0)
+def pinned(handles=0):
+    return text("iiiiQQ", 1, handles, 1, 0, 0, 0)
+def pool_properties():
+    return text("iiiiQQ56x", 1, 0, 1, 0, 0, 0)
+def alloc_node(bytes_):
+    return text("iiiiQQ56xQQQQ", 1, 0, 1, 0, 0, 0, 0, 0, bytes_, 0)
+def node_parameters(bytes_):
+    # CUgraphNodeParams: type and padding, then the node's own, 232 bytes for all kinds, then reserved
+    return text("iiii" + "iiiiQQ56xQQQQ" + "112x" + "q", 10, 0, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, bytes_, 0, 0)
+p, q, stream, graph, node, pool = out(), out(), out(), out(), out(), out()
+"""
+
+
 @dataclass
 class Client:
     """A running memory_client.py."""
@@ -110,7 +132,7 @@ class TenantRegion:
     def used_bytes(self) -> int:
         reader = RegionReader(self.folder)
         try:
-            return reader.usage().gpus[0].used_bytes
+            return reader.usage(1).gpus[0].used_bytes
         finally:
             reader.close()
 
@@ -118,7 +140,7 @@ class TenantRegion:
         """The row of card 0, and the slots."""
         reader = RegionReader(self.folder)
         try:
-            snapshot = reader.usage()
+            snapshot = reader.usage(1)
         finally:
             reader.close()
         return snapshot.gpus[0], snapshot.slots
@@ -197,6 +219,13 @@ class SimulatedHost:
         )  # fmt: skip
         self.clients.append(Client(process))
         return self.clients[-1]
+
+    def client(self, region: Path | TenantRegion | None, route: str = "dlsym") -> Client:
+        """One that has the primary context current and knows PRELUDE."""
+        client = self.start(region, route)
+        client.start_context()
+        client.do(PRELUDE)
+        return client
 
     def close(self) -> None:
         """End what still runs."""

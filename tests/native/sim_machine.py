@@ -19,7 +19,7 @@ from native import build
 from tests.native.c_compiler import compile_c
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 MIB = 1 << 20
 TIMEOUT_S = 60
@@ -94,13 +94,22 @@ class Holder:
     def pid(self) -> int:
         return self.process.pid
 
-    def order(self, line: str) -> None:
-        """Send one line and wait until it is done."""
+    def begin(self, line: str) -> None:
+        """Send one line; it is under way when this returns, or soon after."""
         assert self.process.stdin
-        assert self.process.stdout
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
+
+    def order(self, line: str) -> None:
+        """Send one line and wait until it is done."""
+        self.begin(line)
+        assert self.process.stdout
         assert self.process.stdout.readline() == "done\n"
+
+    def keep_busy(self) -> None:
+        """Have the card busy with this process from now, for more than NVML's window, until it is killed."""
+        self.order("kernel 100")
+        self.begin("kernel 600000")
 
 
 @dataclass(frozen=True)
@@ -135,11 +144,15 @@ class Machine:
 
     @contextlib.contextmanager
     def hold(
-        self, size_bytes: int = 0, card: int = 0, environment: Mapping[str, str] | None = None
+        self,
+        size_bytes: int = 0,
+        card: int = 0,
+        environment: Mapping[str, str] | None = None,
+        wrapper: Sequence[str] = (),
     ) -> Iterator[Holder]:
         """A process with a context on a card and `size_bytes` of its memory."""
         process = subprocess.Popen(
-            [str(self.holder), str(card), str(size_bytes)],
+            [*wrapper, str(self.holder), str(card), str(size_bytes)],
             env=self.environment(**(environment or {})), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         with process:

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from native import build
 from tests.native.conftest import CompileC
 
 SONAME = "-Wl,-soname,libcuda.so.1"
@@ -29,7 +28,10 @@ int cuInit(unsigned flags) { return flags ? 1 : 0; }
 int cuMemAlloc_v2(unsigned long long *p, size_t n) { (void)n; *p = 1000; return 0; }
 int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return 0; }
 int cuDriverGetVersion(int *version) { *version = 12050; return 0; }
-int cuLaunchKernelEx(const void *config, void *f, void **p, void **e) { (void)f; (void)p; (void)e; return config ? 0 : 1; }
+int cuLaunchKernelEx(const void *config, void *f, void **parameters, void **extra) {
+  (void)f, (void)parameters, (void)extra;
+  return config ? 0 : 1;
+}
 int cuGetProcAddress_v2(const char *name, void **pfn, int version, unsigned long long flags, int *status) {
   (void)flags;
   *pfn = NULL;
@@ -46,7 +48,7 @@ PRELUDE = """
 import ctypes, os, sys
 libc = ctypes.CDLL(None)
 class Info(ctypes.Structure):
-    _fields_ = [("file", ctypes.c_char_p), ("base", ctypes.c_void_p), ("name", ctypes.c_char_p), ("at", ctypes.c_void_p)]
+    _fields_ = [("file", ctypes.c_char_p), ("base", ctypes.c_void_p), ("name", ctypes.c_char_p), ("_", ctypes.c_void_p)]
 for f in (libc.dlsym, libc.dlvsym): f.restype = ctypes.c_void_p
 def where(address):
     info = Info()
@@ -135,7 +137,10 @@ print(b"nope" in libc.dlerror())
 def test_a_wrapper_keeps_its_own_functions(python: Run, driver: Path, c_program: CompileC) -> None:
     """A library that defines a hooked name itself, and has the driver behind it."""
     wrapper = c_program("libwrapper.so", "int cuMemAlloc_v2(void) { return 7; }", shared=True)
-    code = "d = ctypes.CDLL(sys.argv[1]); w = ctypes.CDLL(sys.argv[2]); print(sym(w._handle, 'cuMemAlloc_v2'), w.cuMemAlloc_v2())"
+    code = """
+d = ctypes.CDLL(sys.argv[1]); w = ctypes.CDLL(sys.argv[2])
+print(sym(w._handle, "cuMemAlloc_v2"), w.cuMemAlloc_v2())
+"""
     assert python(code, driver, wrapper) == ["libwrapper.so 7"]
 
 
@@ -153,7 +158,8 @@ def test_dlvsym_follows_the_same_rules(python: Run, c_program: CompileC, tmp_pat
     versioned = c_program("libcuda.so.1", DRIVER, shared=True, flags=[SONAME, f"-Wl,--version-script={tmp_path}/v.map"])
     code = """
 d = ctypes.CDLL(sys.argv[1])._handle
-for name in ("cuMemAlloc_v2", "cuDeviceGet", "cuMemcpyBatchAsync"): print(vsym(d, name, "CUDA_1"), vsym(d, name, "CUDA_2"))
+for name in ("cuMemAlloc_v2", "cuDeviceGet", "cuMemcpyBatchAsync"):
+    print(vsym(d, name, "CUDA_1"), vsym(d, name, "CUDA_2"))
 """
     assert python(code, versioned) == ["libcgpu.so nothing", "libcuda.so.1 nothing", "nothing nothing"]
 
@@ -196,7 +202,8 @@ def test_a_hook_without_a_driver_answers_with_an_error(c_program: CompileC, shim
         "program",
         """
         #include <stdio.h>
-        __attribute__((weak)) int cuInit(unsigned), cuMemcpy(unsigned long long, unsigned long long, unsigned long long);
+        typedef unsigned long long pointer;
+        __attribute__((weak)) int cuInit(unsigned), cuMemcpy(pointer, pointer, pointer);
         int main(void) { printf("%d %d\\n", cuInit ? cuInit(0) : -1, cuMemcpy ? cuMemcpy(0, 0, 0) : -1); }""",
     )
     assert lines_of([program], []) == ["-1 -1"]
@@ -357,7 +364,8 @@ print(alloc(ctypes.byref(p), 1), p.value)
 def test_get_proc_address_exchanges_pointers_only(python: Run, driver: Path) -> None:
     code = """
 d = ctypes.CDLL(sys.argv[1]); p = ctypes.c_void_p(); s = ctypes.c_int()
-for name, version in (("cuMemAlloc", 12000), ("cuMemAlloc", 2000), ("cuDeviceGet", 12000), ("cuGetProcAddress", 12000), ("cuNope", 12000)):
+new = [(name, 12000) for name in ("cuDeviceGet", "cuGetProcAddress", "cuNope")]
+for name, version in [("cuMemAlloc", 12000), ("cuMemAlloc", 2000), *new]:
     r = d.cuGetProcAddress_v2(name.encode(), ctypes.byref(p), version, ctypes.c_uint64(0), ctypes.byref(s))
     print(r, s.value, where(p.value))
 print(d.cuDriverGetVersion(ctypes.byref(s)), s.value)
@@ -400,9 +408,7 @@ def test_a_launch_without_configuration_is_the_drivers_to_refuse(python: Run, dr
 # ---- a guest in the process ----
 
 IDLE = """
-import threading
-def state(): return [threading.active_count(), len(os.listdir("/proc/self/task")), sorted(os.listdir("/proc/self/fd")), dict(os.environ, LD_PRELOAD="")]
-print(*state(), sep="\\n")
+print(len(os.listdir("/proc/self/task")), sorted(os.listdir("/proc/self/fd")), dict(os.environ, LD_PRELOAD=""))
 """
 
 
@@ -485,9 +491,9 @@ print(os.waitpid(child, 0)[1])
 def test_opened_instead_of_preloaded_it_claims_nothing(python: Run, shim: Path, driver: Path) -> None:
     code = """
 d = ctypes.CDLL(sys.argv[1]); c = ctypes.CDLL(sys.argv[2])
-print(sym(d._handle, "cuMemAlloc_v2"), where(libc.dlsym(ctypes.c_void_p(0), b"dlsym")) == where(libc.dlsym(ctypes.c_void_p(0), b"abs")))
+print(sym(d._handle, "cuMemAlloc_v2"), sym(c._handle, "cuMemAlloc_v2"))
 """
-    assert python(code, driver, shim, shimmed=False)[0].split()[0] == "libcuda.so.1"
+    assert python(code, driver, shim, shimmed=False) == [f"libcuda.so.1 {shim.name}"]
 
 
 @pytest.mark.timing
@@ -503,8 +509,3 @@ def test_start_up_costs_nothing_worth_measuring(shim: Path) -> None:
         return statistics.median(times)
 
     assert median_s({"LD_PRELOAD": str(shim)}) - median_s({}) < 0.001
-
-
-def test_every_hook_has_one_row(shim: Path) -> None:
-    names = build.hook_names()
-    assert len(set(names)) == len(names) > 250

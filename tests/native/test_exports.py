@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,12 +22,13 @@ BUILD_TIMEOUT_S = 600
 MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}
 # A library that is loaded into strangers' processes asks for nothing but the C library.
 ALLOWED_NEEDED = {
-    "libc.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libm.so.6", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1",
+    "libc.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libm.so.6",
+    "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1",
 }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def releases() -> Iterator[Path]:
+def releases() -> Path:
     """The folder of release builds, one folder per architecture; no two tests build at once."""
     folder = build.ROOT / "build" / "checked"
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def releases() -> Iterator[Path]:
         for arch in build.ARCHITECTURES:
             for library in build.LIBRARIES:
                 build.build(library, folder / arch, build.Toolchain.zig(arch))
-    yield folder
+    return folder
 
 
 pytestmark = pytest.mark.timeout(BUILD_TIMEOUT_S, func_only=False)
@@ -45,7 +45,7 @@ pytestmark = pytest.mark.timeout(BUILD_TIMEOUT_S, func_only=False)
 
 def every_library(test: object) -> object:
     """Run a test for every library and architecture."""
-    test = pytest.mark.parametrize("library", build.LIBRARIES, ids=lambda library: library.soname)(test)  # type: ignore[arg-type]
+    test = pytest.mark.parametrize("library", build.LIBRARIES, ids=lambda library: library.soname)(test)
     return pytest.mark.parametrize("arch", build.ARCHITECTURES)(test)
 
 

@@ -165,7 +165,7 @@ for index in range(nvml.nvmlDeviceGetCount()):
 def test_a_process_that_is_no_tenant_sees_the_card(region: TenantRegion) -> None:
     shim = region.environment()["LD_PRELOAD"]
     with region.machine.hold(CHARGED_BYTES) as holder:
-        holder.order("kernel 200")
+        holder.keep_busy()
         seen = region.machine.nvml(EVERYTHING, LD_PRELOAD=shim)
         assert seen == region.machine.nvml(EVERYTHING)
         held = CONTEXT_BYTES + CHARGED_BYTES
@@ -270,7 +270,7 @@ def test_process_of_a_namespace_below_is_known_by_the_callers_pid(region: Tenant
 def test_utilisation_is_the_tenants(region: TenantRegion) -> None:
     region.measure(0, UTILISATION_PERCENT)
     with region.machine.hold() as other:
-        other.order("kernel 300")
+        other.keep_busy()
         result = region.nvml(
             """
 pstates = nvml.nvmlDeviceGetDynamicPstatesInfo(device)
@@ -297,9 +297,9 @@ result = [error(old) or old(), error(new) or new()]
 """
     with region.machine.hold() as own, region.machine.hold() as other:
         region.register(0, own.pid, CHARGED_BYTES)
-        other.order("kernel 300")
+        other.keep_busy()
         assert region.nvml(script) == ["NotFound", "NotFound"]
-        own.order("kernel 300")
+        own.keep_busy()
         assert region.nvml(script) == [[own.pid], [own.pid]]
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pynvml
@@ -14,6 +17,7 @@ from tests.native.sim_machine import (
     CONTEXT_BYTES,
     MIB,
     POWER_LIMIT_MW,
+    PROLOGUE,
     RESERVED_BYTES,
     TOTAL_BYTES,
     Machine,
@@ -218,6 +222,7 @@ result = [nvml.nvmlDeviceGetUtilizationRates(device).gpu, nvml.nvmlDeviceGetPowe
     assert [idle[0], idle[3]] == [0, pynvml.NVML_PSTATE_8]
     with machine.hold() as holder:
         holder.order("kernel 1100")  # longer than the window over which NVML looks back
+        holder.keep_busy()
         busy = machine.nvml(script)
     assert busy[0] > 50
     assert idle[1] < busy[1] <= limit_mw == POWER_LIMIT_MW
@@ -228,17 +233,49 @@ result = [nvml.nvmlDeviceGetUtilizationRates(device).gpu, nvml.nvmlDeviceGetPowe
 
 def test_each_process_has_its_own_utilisation(machine: Machine) -> None:
     with machine.hold() as busy, machine.hold():
-        busy.order("kernel 500")
+        busy.keep_busy()
         pids, unseen = machine.nvml(
             """
 samples = nvml.nvmlDeviceGetProcessUtilization(device, 0)
 now = samples[0].timeStamp
-result = [[[sample.pid, sample.smUtil > 10] for sample in samples],
+result = [[[sample.pid, sample.smUtil > 0] for sample in samples],
           error(nvml.nvmlDeviceGetProcessUtilization, device, now + 3600_000_000)]
 """
         )
     assert pids == [[busy.pid, True]]
     assert unseen == "NotFound"
+
+
+@pytest.fixture
+def unshare() -> list[str]:
+    """The words that start a program in a PID namespace of its own."""
+    words = ["unshare", "--pid", "--fork", "--kill-child"]
+    if not shutil.which("unshare") or subprocess.run([*words, "true"], capture_output=True).returncode != 0:
+        pytest.skip("no right to make a PID namespace here")
+    return words
+
+
+def test_processes_outside_the_callers_pid_namespace_are_not_listed(machine: Machine, unshare: list[str]) -> None:
+    ask = f"{PROLOGUE}\nprint(len(nvml.nvmlDeviceGetComputeRunningProcesses(device)), nvml.nvmlDeviceGetMemoryInfo(device).used)"
+    with machine.hold(HELD_BYTES):
+        inside = machine.run(*unshare, sys.executable, "-c", ask)
+    assert inside.stdout.split() == ["0", str(RESERVED_BYTES + CONTEXT_BYTES + HELD_BYTES)]
+
+
+def test_equal_pids_of_two_namespaces_are_two_processes(machine: Machine, unshare: list[str]) -> None:
+    with machine.hold(wrapper=unshare) as busy, machine.hold(wrapper=unshare) as idle:
+        busy.keep_busy()
+        pids = {
+            holder: int(Path(f"/proc/{holder.pid}/task/{holder.pid}/children").read_text()) for holder in (busy, idle)
+        }
+        listed, sampled = machine.nvml(
+            """
+result = [[row.pid for row in nvml.nvmlDeviceGetComputeRunningProcesses(device)],
+          [sample.pid for sample in nvml.nvmlDeviceGetProcessUtilization(device, 0)]]
+"""
+        )
+    assert listed == sorted(pids.values())
+    assert sampled == [pids[busy]]
 
 
 def test_idle_card_has_no_samples(machine: Machine) -> None:

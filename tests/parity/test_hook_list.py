@@ -20,6 +20,10 @@ def test_every_allocating_or_working_function_is_hooked_or_excused() -> None:
     assert telling - set(build.hook_names()) - set(excused()) == set()
 
 
+def test_every_name_has_one_row() -> None:
+    assert len(set(build.hook_names())) == len(build.hook_names())
+
+
 def test_nothing_is_both_hooked_and_excused() -> None:
     assert set(excused()) & set(build.hook_names()) == set()
     assert all(excused().values())
@@ -27,7 +31,6 @@ def test_nothing_is_both_hooked_and_excused() -> None:
 
 def test_variants_of_a_hooked_function_are_hooked() -> None:
     """A per-thread or versioned variant is another way to the same effect."""
-
     hooked = set(build.hook_names())
     bases = {variantless(name) for name in hooked if name.startswith("cu")}
     # cuda.h's own inline function of this name calls cuGetProcAddress_v2 with another flag.

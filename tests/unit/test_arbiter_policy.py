@@ -97,8 +97,12 @@ weights = st.lists(st.integers(1, 16), min_size=1, max_size=20)
 
 @given(weights, st.data())
 @settings(max_examples=60, deadline=None)
-def test_backlogged_tenants_get_their_weights_share_whatever_their_kernels(given_weights: list[int], data: st.DataObject) -> None:
-    kernels = data.draw(st.lists(st.integers(5_000, 30_000_000), min_size=len(given_weights), max_size=len(given_weights)))
+def test_backlogged_tenants_get_their_weights_share_whatever_their_kernels(
+    given_weights: list[int], data: st.DataObject
+) -> None:
+    kernels = data.draw(
+        st.lists(st.integers(5_000, 30_000_000), min_size=len(given_weights), max_size=len(given_weights))
+    )
     core = Core(WEIGHTED, given_weights)
     for place in core.places:
         core.wake(place)
@@ -106,7 +110,9 @@ def test_backlogged_tenants_get_their_weights_share_whatever_their_kernels(given
     # Of start-time fair queueing: service per weight differs by at most one turn of each of the two.
     core.run(QUANTUM_NS * 300, kernel_ns)
     longest_turn_ns = {place: kernel_ns[place] * -(-QUANTUM_NS // kernel_ns[place]) for place in core.places}
-    per_weight = [Fraction(core.charged_ns(place), weight) for place, weight in zip(core.places, given_weights, strict=True)]
+    per_weight = [
+        Fraction(core.charged_ns(place), weight) for place, weight in zip(core.places, given_weights, strict=True)
+    ]
     turns = [Fraction(longest_turn_ns[place], weight) for place, weight in zip(core.places, given_weights, strict=True)]
     for i, left in enumerate(per_weight):
         for j, right in enumerate(per_weight):
@@ -134,7 +140,14 @@ def test_preemptive_ignores_weights() -> None:
     assert core.charged_ns(0) == core.charged_ns(1)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["wake", "sleep", "run", "join", "leave"]), st.integers(0, 19), st.integers(1, 50_000_000)), max_size=200))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["wake", "sleep", "run", "join", "leave"]), st.integers(0, 19), st.integers(1, 50_000_000)
+        ),
+        max_size=200,
+    )
+)
 @settings(max_examples=100, deadline=None)
 def test_against_the_model(steps: list[tuple[str, int, int]]) -> None:
     """The same rule in twenty lines of exact arithmetic names the same tenants."""

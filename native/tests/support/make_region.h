@@ -34,12 +34,11 @@ static inline void *made_file(const char *folder, const char *name, size_t bytes
 
 /* A new folder below the working directory; GPU rows 0.. have the quota, and UUIDs of their number. */
 static inline struct made_region make_region(unsigned gpus, uint64_t quota_bytes) {
-  struct made_region made = {.folder = "region-XXXXXX"};
-  char here[128];
-  if (!mkdtemp(made.folder) || !getcwd(here, sizeof here)) exit(2);
-  char relative[64];
-  snprintf(relative, sizeof relative, "%s", made.folder);
-  snprintf(made.folder, sizeof made.folder, "%s/%s", here, relative);
+  struct made_region made;
+  char here[200];
+  if (!getcwd(here, sizeof here)) exit(2);
+  snprintf(made.folder, sizeof made.folder, "%s/region-XXXXXX", here);
+  if (!mkdtemp(made.folder)) exit(2);
   made.grants = made_file(made.folder, "grants", sizeof *made.grants);
   made.usage = made_file(made.folder, "usage", sizeof *made.usage);
   made_file(made.folder, "locks", 0);

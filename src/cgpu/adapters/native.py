@@ -42,7 +42,7 @@ def content_named_copy(library: Path, folder: Path) -> Path:
             with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
                 file.write(content)
                 os.fchmod(file.fileno(), 0o555)
-            os.rename(file.name, copy)
+            Path(file.name).rename(copy)
     except OSError:
         return library
     return copy

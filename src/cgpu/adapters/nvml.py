@@ -69,7 +69,8 @@ class NvmlNode:
         handle = self._handles[gpu.index]
         found: dict[int, GpuProcess] = {}
         for name in ("nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetGraphicsRunningProcesses"):
-            for row in _optional(name, (), getattr(pynvml, name), handle):
+            rows: Any = _optional(name, (), getattr(pynvml, name), handle)
+            for row in rows:
                 found[row.pid] = GpuProcess(row.pid, row.usedGpuMemory)
         return tuple(found.values())
 
@@ -83,7 +84,11 @@ class NvmlNode:
     def process_utilisation(self, gpu: Gpu, since_us: int) -> dict[int, int]:
         """Percent of the card's time by host pid, from samples younger than ``since_us`` (CPU time stamp)."""
         samples: Any = _optional(
-            "nvmlDeviceGetProcessUtilization", (), pynvml.nvmlDeviceGetProcessUtilization, self._handles[gpu.index], since_us
+            "nvmlDeviceGetProcessUtilization",
+            (),
+            pynvml.nvmlDeviceGetProcessUtilization,
+            self._handles[gpu.index],
+            since_us,
         )
         return {int(sample.pid): int(sample.smUtil) for sample in samples}
 

@@ -96,7 +96,7 @@ class ProcessTable:
     def pids(self) -> list[int]:
         """All host pids now."""
         try:
-            return [int(entry) for entry in os.listdir(self._root) if entry.isdecimal()]
+            return [int(entry.name) for entry in self._root.iterdir() if entry.name.isdecimal()]
         except OSError:
             return []
 

@@ -92,7 +92,9 @@ class _Route(NamedTuple):
 class Api:
     """The WSGI application. ``owner_uid`` may change things, as root may."""
 
-    def __init__(self, state: NodeState, views: Views, owner_uid: int, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, state: NodeState, views: Views, owner_uid: int, changed: Callable[[], None] = lambda: None
+    ) -> None:
         """``changed`` is called after each request that may have changed something."""
         self._state = state
         self._views = views
@@ -122,7 +124,7 @@ class Api:
             answer = self._answer(environment, headers)
         except CgpuError as error:
             answer = Answer(_status(error), {"code": error.code, "message": error.message, "remedy": error.remedy})
-        except Exception:
+        except Exception:  # noqa: BLE001 - a request must not end the daemon
             _LOG.exception("%s %s", environment["REQUEST_METHOD"], environment["PATH_INFO"])
             body = {"code": "error", "message": "the agent made a mistake", "remedy": "see its log"}
             answer = Answer(HTTPStatus.INTERNAL_SERVER_ERROR, body)
@@ -146,7 +148,9 @@ class Api:
                 return Answer(HTTPStatus.METHOD_NOT_ALLOWED, body)
             name = match[1] if match.lastindex else ""
             return self._call(route, name, environment)
-        return Answer(HTTPStatus.NOT_FOUND, {"code": "path", "message": f"there is no {path}", "remedy": "see /openapi.json"})
+        return Answer(
+            HTTPStatus.NOT_FOUND, {"code": "path", "message": f"there is no {path}", "remedy": "see /openapi.json"}
+        )
 
     def _call(self, route: _Route, name: str, environment: WSGIEnvironment) -> Answer:
         peer = environment[PEER]
@@ -196,7 +200,9 @@ class Api:
         return Answer(HTTPStatus.OK if known else HTTPStatus.CREATED, self._views.tenant(record))
 
     def _set_share(self, request: Request) -> Answer:
-        return Answer(HTTPStatus.OK, self._views.tenant(self._state.set_share(request.name, ShareChange(**request.body))))
+        return Answer(
+            HTTPStatus.OK, self._views.tenant(self._state.set_share(request.name, ShareChange(**request.body)))
+        )
 
     def _remove(self, request: Request) -> Answer:
         if not self._state.remove(request.name):
@@ -218,7 +224,9 @@ class Api:
             return Caller(None, owner)
         ticks = self._state.processes.start_ticks(peer.pid) if peer.pid else None
         if ticks is None:
-            raise UsageError("the calling process cannot be seen from here", "call from a PID namespace below the agent's")
+            raise UsageError(
+                "the calling process cannot be seen from here", "call from a PID namespace below the agent's"
+            )
         return Caller(ProcessRef(peer.pid, ticks), owner)
 
 
@@ -226,7 +234,7 @@ def _status(error: CgpuError) -> HTTPStatus:
     return next(status for kind, status in _STATUSES if isinstance(error, kind))
 
 
-def _body(environment: WSGIEnvironment) -> Any:  # noqa: ANN401 - JSON, checked by the caller
+def _body(environment: WSGIEnvironment) -> Any:
     length = environment.get("CONTENT_LENGTH") or "0"
     if not length.isascii() or not length.isdigit():
         raise UsageError("Content-Length is not a number")

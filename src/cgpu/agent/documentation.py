@@ -46,7 +46,9 @@ def _string(description: str = "", pattern: str = "") -> dict[str, Any]:
 _BOOLEAN: Final[dict[str, Any]] = {"type": "boolean"}
 _GPU: Final = _string("index of the GPU as NVML counts, or its UUID", GPU_NAME)
 _MEMORY: Final = _integer(1, BYTES_MAX, "bytes that the tenant may hold, contexts included")
-_COMPUTE: Final = _integer(1, COMPUTE_PERCENT_MAX, "percent of the card's time; enforced under policies 3 and 4, else recorded")
+_COMPUTE: Final = _integer(
+    1, COMPUTE_PERCENT_MAX, "percent of the card's time; enforced under policies 3 and 4, else recorded"
+)
 _WEIGHT: Final = _integer(1, WEIGHT_MAX, "share of time relative to the others'; above 1 turns the default policy to 2")
 _PRIORITY: Final = _integer(0, 1, "0 normal, 1 high")
 
@@ -85,7 +87,10 @@ PROCESS: Final = _object(
         "host_pid": _nullable(_integer(0)),
         "command": _string(),
         "memory_bytes": _integer(),
-        "bypasses_shim": {**_BOOLEAN, "description": "on the card without a slot: its quota is not enforced by the shim"},
+        "bypasses_shim": {
+            **_BOOLEAN,
+            "description": "on the card without a slot: its quota is not enforced by the shim",
+        },
     }
 )
 SHARE: Final = _object(
@@ -95,7 +100,10 @@ SHARE: Final = _object(
         "memory_bytes": _integer(),
         "memory_layer": {"type": "string", "enum": ["shim", "driver", "broker"]},
         "compute_percent": _nullable(_integer(1, COMPUTE_PERCENT_MAX)),
-        "compute_enforced": {**_BOOLEAN, "description": "whether compute_percent is enforced under the policy in force"},
+        "compute_enforced": {
+            **_BOOLEAN,
+            "description": "whether compute_percent is enforced under the policy in force",
+        },
         "compute_layer": {"type": "string", "enum": ["slots", "none"]},
         "weight": _integer(1, WEIGHT_MAX),
         "priority": _integer(0, 1),
@@ -146,7 +154,11 @@ GPU: Final = _object(
         "max_tenants": _integer(1, MAX_TENANTS_PER_GPU),
         "overcommit": _BOOLEAN,
         "tenants": _integer(),
-        "arbiter": {"type": "object", "additionalProperties": {"type": "integer"}, "description": "counters since its start"},
+        "arbiter": {
+            "type": "object",
+            "additionalProperties": {"type": "integer"},
+            "description": "counters since its start",
+        },
     }
 )
 INFO: Final = _object(
@@ -186,8 +198,15 @@ def _content(name: str, *, many: bool = False) -> dict[str, Any]:
     return {"application/json": {"schema": {"type": "array", "items": schema} if many else schema}}
 
 
-def _operation(  # noqa: PLR0913 - one argument per part of an OpenAPI operation
-    name: str, summary: str, answer: str = "", *, many: bool = False, body: str = "", statuses: tuple[int, ...] = (), success: int = 200
+def _operation(
+    name: str,
+    summary: str,
+    answer: str = "",
+    *,
+    many: bool = False,
+    body: str = "",
+    statuses: tuple[int, ...] = (),
+    success: int = 200,
 ) -> dict[str, Any]:
     answers: dict[str, Any] = {
         str(status): {"description": text, "content": _content("Error")}
@@ -214,12 +233,22 @@ _WRITE: Final = (400, 403, 404, 409, 413)
 
 
 def _parameter(name: str, pattern: str, description: str) -> list[dict[str, Any]]:
-    return [{"name": name, "in": "path", "required": True, "description": description, "schema": {"type": "string", "pattern": pattern}}]
+    return [
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "description": description,
+            "schema": {"type": "string", "pattern": pattern},
+        }
+    ]
 
 
 def openapi() -> dict[str, Any]:
     """The OpenAPI 3.1 document of the agent."""
-    created = _operation("createTenant", "Make a tenant; repeating it is no error", "Tenant", body="TenantRequest", statuses=_WRITE)
+    created = _operation(
+        "createTenant", "Make a tenant; repeating it is no error", "Tenant", body="TenantRequest", statuses=_WRITE
+    )
     created["responses"]["201"] = {"description": "made", "content": _content("Tenant")}
     return {
         "openapi": "3.1.0",
@@ -235,14 +264,18 @@ def openapi() -> dict[str, Any]:
             "/v1/gpus/{gpu}": {
                 "parameters": _parameter("gpu", GPU_NAME, "index as NVML counts, or UUID"),
                 "get": _operation("getGpu", "One GPU", "Gpu", statuses=(404,)),
-                "patch": _operation("setPolicy", "How the GPU's time is divided", "Gpu", body="PolicyChange", statuses=_WRITE),
+                "patch": _operation(
+                    "setPolicy", "How the GPU's time is divided", "Gpu", body="PolicyChange", statuses=_WRITE
+                ),
             },
             "/v1/tenants": {"get": _operation("listTenants", "All tenants", "Tenant", many=True)},
             "/v1/tenants/{tenant}": {
                 "parameters": _parameter("tenant", TENANT_ID, "id; names are accepted too, except for making one"),
                 "get": _operation("getTenant", "One tenant", "Tenant", statuses=(404,)),
                 "put": created,
-                "patch": _operation("setShare", "Change a running tenant", "Tenant", body="ShareChange", statuses=_WRITE),
+                "patch": _operation(
+                    "setShare", "Change a running tenant", "Tenant", body="ShareChange", statuses=_WRITE
+                ),
                 "delete": _operation("removeTenant", "End a tenant", statuses=(403, 404), success=204),
             },
         },

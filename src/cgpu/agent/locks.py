@@ -17,7 +17,9 @@ class GpuLocks:
     def __init__(self, folder: Path, sim_state: Path | None = None) -> None:
         """``sim_state`` keeps the cards of different simulated machines apart: their UUIDs may be equal."""
         self._folder = folder
-        self._machine = "" if sim_state is None else hashlib.sha256(str(sim_state.resolve()).encode()).hexdigest()[:12] + "-"
+        self._machine = (
+            "" if sim_state is None else hashlib.sha256(str(sim_state.resolve()).encode()).hexdigest()[:12] + "-"
+        )
         self._held: dict[str, int] = {}
 
     def acquire(self, gpu: Gpu) -> None:

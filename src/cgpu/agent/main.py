@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
+from cgpu.adapters.arbiter import NativeArbiter
 from cgpu.adapters.cgroup import CgroupTree
 from cgpu.adapters.checkpoint import CheckpointStore
 from cgpu.adapters.nvml import NvmlNode
@@ -105,7 +106,12 @@ class Agent:
             watched = self._reconciler.tick(time.monotonic_ns())
             had_tenant |= watched.tenants_left > 0
             waited_long = time.monotonic() - started > _FIRST_TENANT_SECONDS
-            if self._private and watched.tenants_left == 0 and (had_tenant or waited_long) and self.state.close_if_empty():
+            if (
+                self._private
+                and watched.tenants_left == 0
+                and (had_tenant or waited_long)
+                and self.state.close_if_empty()
+            ):
                 _LOG.info("the last tenant has gone")
                 return
             self._watch.watch_only(watched.host_pids)
@@ -118,13 +124,16 @@ def run_agent(settings: Settings, *, private: bool = False, ready: Callable[[], 
     Raises AgentError when another agent has the folder or a GPU, DriverError without NVML,
     StateError when the folder or the checkpoint cannot be used.
     """
-    from cgpu.agent.arbiter import Arbiter  # noqa: PLC0415 - loads the native library, which only the daemon needs
-
     node = NvmlNode(settings.sim_state)
-    agent = Agent(settings, Arbiter(), node, private=private)
+    agent = Agent(settings, NativeArbiter(), node, private=private)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
-    _LOG.info("agent of %d GPUs on %s%s", len(node.gpus()), settings.agent_socket, " (simulated)" if settings.sim_state else "")
+    _LOG.info(
+        "agent of %d GPUs on %s%s",
+        len(node.gpus()),
+        settings.agent_socket,
+        " (simulated)" if settings.sim_state else "",
+    )
     agent.run(ready)
     node.close()
 

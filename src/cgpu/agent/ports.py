@@ -75,7 +75,7 @@ class Cgroups(Protocol):
 
 
 class ArbiterControl(Protocol):
-    """The native thread that divides the time of the cards; ``cgpu.agent.arbiter``."""
+    """The native thread that divides the time of the cards; ``cgpu.adapters.arbiter.NativeArbiter``."""
 
     def start(self) -> None:
         """Start the thread."""

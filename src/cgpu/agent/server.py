@@ -30,7 +30,7 @@ class _Handler(WSGIRequestHandler):
         environment[PEER] = Peer(*_UCRED.unpack(credentials))
         return environment
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002, ANN401 - the signature of the base class
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the signature of the base class
         _LOG.debug(format, *args)
 
 
@@ -44,7 +44,9 @@ class ApiServer(socketserver.ThreadingMixIn, WSGIServer):
         """Bind; a dead agent's socket is replaced. Raises AgentError."""
         self.path = path
         if len(os.fsencode(path)) > _SOCKET_PATH_MAX:
-            raise AgentError(f"{path}: longer than the {_SOCKET_PATH_MAX} bytes of a socket's name", "set CGPU_AGENT_SOCKET")
+            raise AgentError(
+                f"{path}: longer than the {_SOCKET_PATH_MAX} bytes of a socket's name", "set CGPU_AGENT_SOCKET"
+            )
         try:
             super().__init__(str(path), _Handler)  # type: ignore[arg-type]  # typeshed knows (host, port) only
         except OSError as error:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -56,7 +56,7 @@ class Caller:
     """The process that asks for a tenant of its own."""
 
     process: ProcessRef | None  # the tenant ends with it and its descendants
-    owner: Owner = Owner()
+    owner: Owner = field(default_factory=Owner)
 
 
 @dataclass(slots=True)
@@ -187,7 +187,7 @@ class NodeState:
 
     # ---- changing ----
 
-    def create(self, tenant: Tenant, caller: Caller = Caller(None)) -> Record:  # noqa: B008 - a frozen value
+    def create(self, tenant: Tenant, caller: Caller = Caller(None)) -> Record:
         """Make a tenant. Repeating it is no error; another tenant of that id or name is.
 
         Raises RefusedError or one of its kinds when the node says no, StateError or RegionError
@@ -255,7 +255,8 @@ class NodeState:
         if policy.policy is not None and not self.arbiter.knows(policy.policy):
             raise RefusedError(
                 f"policy {int(policy.policy)} ({policy.policy.name.lower()}) is not enforced by this version",
-                "choose " + ", ".join(f"{int(known)} ({known.name.lower()})" for known in Policy if self.arbiter.knows(known)),
+                "choose "
+                + ", ".join(f"{int(known)} ({known.name.lower()})" for known in Policy if self.arbiter.knows(known)),
             )
         with self.lock:
             self._step("policy:decided")
@@ -422,7 +423,9 @@ class NodeState:
             self._live[tenant.id] = Live(RegionReader(folder), GrantsWriter(folder))
         self._step("establish:opened")
         if record.root is not None and tenant.cgroup and not self._enter_leaf(tenant.cgroup, record.root):
-            self._commit(records={**self._document.records, tenant.id: replace(record, tenant=replace(tenant, cgroup=""))})
+            self._commit(
+                records={**self._document.records, tenant.id: replace(record, tenant=replace(tenant, cgroup=""))}
+            )
         self._step("establish:leaf")
         for row, share in enumerate(tenant.shares):
             self.arbiter.add_tenant(self._gpus[share.gpu_uuid], folder, row, share)
@@ -483,5 +486,9 @@ def _tenant_of(grants: GrantsSnapshot) -> Tenant:
         Share(row.gpu_uuid, row.quota_bytes, row.compute_percent or None, max(row.weight, 1), row.priority)
         for row in grants.gpus
     )
-    layer = _LAYERS[grants.gpus[0].memory_layer] if grants.gpus and grants.gpus[0].memory_layer < len(_LAYERS) else MemoryLayer.SHIM
+    layer = (
+        _LAYERS[grants.gpus[0].memory_layer]
+        if grants.gpus and grants.gpus[0].memory_layer < len(_LAYERS)
+        else MemoryLayer.SHIM
+    )
     return Tenant(grants.tenant_id, grants.tenant_name, shares, "", grants.refuse_managed, layer)

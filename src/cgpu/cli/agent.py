@@ -32,6 +32,8 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Run the daemon until it is told to end."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if options.private:
+        os.chdir("/")  # the caller's folder stays free to be unmounted; not earlier, for a relative PYTHONPATH
     try:
         run_agent(settings, private=options.private, ready=lambda: _tell(options.ready_fd, READY))
     except CgpuError as error:

@@ -31,15 +31,15 @@ class AgentClient:
             path = SYSTEM_SOCKET if SYSTEM_SOCKET.exists() else path
         return cls(path, settings.agent_answer_seconds)
 
-    def get(self, path: str) -> Any:  # noqa: ANN401 - JSON
+    def get(self, path: str) -> Any:
         """GET, for example ``/v1/tenants``."""
         return self._request("GET", path)
 
-    def put(self, path: str, body: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
+    def put(self, path: str, body: Mapping[str, Any]) -> Any:
         """PUT a document."""
         return self._request("PUT", path, body)
 
-    def patch(self, path: str, body: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
+    def patch(self, path: str, body: Mapping[str, Any]) -> Any:
         """PATCH with the values to change."""
         return self._request("PATCH", path, body)
 
@@ -47,7 +47,7 @@ class AgentClient:
         """DELETE."""
         self._request("DELETE", path)
 
-    def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401 - JSON
+    def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         connection = _UnixConnection(self.path, self._answer_seconds)
         try:
             data = None if body is None else json.dumps(body)
@@ -59,7 +59,9 @@ class AgentClient:
                 f"no agent answers at {self.path}", "start one with `cgpu agent`; `cgpu run` starts a private one"
             ) from error
         except TimeoutError as error:
-            raise AgentError(f"the agent at {self.path} does not answer", "see its log; end it, the tenants run on") from error
+            raise AgentError(
+                f"the agent at {self.path} does not answer", "see its log; end it, the tenants run on"
+            ) from error
         except (OSError, http.client.HTTPException) as error:
             raise AgentError(f"the agent at {self.path}: {error}") from error
         finally:

@@ -60,8 +60,8 @@ def _text(info: dict[str, Any]) -> str:
     else:
         kind = "private agent" if agent["private"] else "agent"
         lines.append(
-            f"{kind}: pid {agent['pid']}, version {agent['version']}, {agent['tenants']} tenants, {info['agent_socket']},"
-            f" memory layers: {', '.join(agent['memory_layers'])}"
+            f"{kind}: pid {agent['pid']}, version {agent['version']}, {agent['tenants']} tenants,"
+            f" {info['agent_socket']}, memory layers: {', '.join(agent['memory_layers'])}"
         )
     if not info["gpus"]:
         lines.append(f"GPUs: {info.get('driver_error', 'none')}")

@@ -36,9 +36,16 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 def add_share(parser: argparse.ArgumentParser, *, memory_required: bool) -> None:
     """The amounts of a share. Malformed ones raise AmountError."""
     parser.add_argument(
-        "--memory", metavar="AMOUNT", type=parse_memory, required=memory_required, help="quota of GPU memory: 6GiB, 512MiB, 6G"
+        "--memory",
+        metavar="AMOUNT",
+        type=parse_memory,
+        required=memory_required,
+        help="quota of GPU memory: 6GiB, 512MiB, 6G",
     )
     parser.add_argument(
-        "--compute", metavar="PERCENT", type=parse_percent, help="share of time: 30 or 30%%; enforced under policies 3 and 4 only"
+        "--compute",
+        metavar="PERCENT",
+        type=parse_percent,
+        help="share of time: 30 or 30%%; enforced under policies 3 and 4 only",
     )
     parser.add_argument("--weight", metavar="N", type=parse_weight, help="weight under policy 2: 1 to 1000")

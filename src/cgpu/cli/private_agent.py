@@ -77,7 +77,6 @@ def _become_agent(log: Path, ready: int) -> NoReturn:
         os.closerange(3, ready)
         os.closerange(ready + 1, os.sysconf("SC_OPEN_MAX"))
         os.set_inheritable(ready, True)
-        os.chdir("/")
         environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
         arguments = [sys.executable, "-m", "cgpu", "agent", "--private", "--ready-fd", str(ready)]
         os.execve(sys.executable, arguments, environment)

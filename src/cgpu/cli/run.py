@@ -43,13 +43,20 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Declare the verb."""
     parser = add_verb(subparsers, "run", run, "run a command as a tenant with a share of the GPU", EXAMPLES)
     parser.add_argument(
-        "--gpu", metavar="IDX|UUID", action="append", help="GPU by NVML's index or UUID; may be repeated; 0 when not given"
+        "--gpu",
+        metavar="IDX|UUID",
+        action="append",
+        help="GPU by NVML's index or UUID; may be repeated; 0 when not given",
     )
     add_share(parser, memory_required=True)
     parser.add_argument("--name", help="name of the tenant; made up when not given")
     parser.add_argument("--refuse-managed", action="store_true", help="refuse managed (unified) memory altogether")
     parser.add_argument(
-        "--sim", metavar="PROFILE", nargs="?", const="t4", help="on the simulated machine of this profile, made if need be; t4 when not given"
+        "--sim",
+        metavar="PROFILE",
+        nargs="?",
+        const="t4",
+        help="on the simulated machine of this profile, made if need be; t4 when not given",
     )
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD ...", help="the command and its arguments")
 
@@ -107,7 +114,9 @@ def tenant_environment(inherited: Mapping[str, str], tenant: Mapping[str, Any], 
 
 def _joined(first: str, rest: str) -> str:
     if set(first) & set(": ;"):
-        raise UsageError(f"the path {first!r} has a character that the loader takes for a separator", "install cgpu elsewhere")
+        raise UsageError(
+            f"the path {first!r} has a character that the loader takes for a separator", "install cgpu elsewhere"
+        )
     if first in rest.split(":"):
         return rest
     return f"{first}:{rest}" if rest else first

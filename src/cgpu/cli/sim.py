@@ -36,11 +36,17 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     create = add_verb(actions, "create", _create, "make a simulated machine", EXAMPLES)
     create.add_argument("profile", help=f"{', '.join(profile_names())}, or the path of a .toml file")
     create.add_argument("--name", help="name of the machine; the profile's when not given")
+    create.add_argument(
+        "--state", type=Path, metavar="FOLDER", help="make it in this folder instead of the default place"
+    )
     create.add_argument("--cards", type=int, metavar="N", help="cards instead of the profile's: 1 to 16")
-    create.add_argument("--driver", metavar="VERSION", help="driver version instead of the profile's, such as 535.183.01")
+    create.add_argument(
+        "--driver", metavar="VERSION", help="driver version instead of the profile's, such as 535.183.01"
+    )
     add_json(add_verb(actions, "list", _list, "list this user's machines", EXAMPLES))
     env = add_verb(actions, "env", _env, "print what puts a shell on a machine", EXAMPLES)
     _add_machine(env)
+    add_json(env)
     status = add_verb(actions, "status", _status, "show the truth about a machine's cards", EXAMPLES)
     _add_machine(status)
     add_json(status)
@@ -54,10 +60,15 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 
 def _add_machine(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("machine", nargs="?", metavar="MACHINE", help="name or folder; the one of CGPU_SIM_STATE, or t4")
+    parser.add_argument(
+        "machine", nargs="?", metavar="MACHINE", help="name or folder; the one of CGPU_SIM_STATE, or t4"
+    )
+    parser.add_argument("--state", type=Path, metavar="FOLDER", help="its state folder, instead of MACHINE")
 
 
 def _machine(options: argparse.Namespace, settings: Settings) -> SimMachine:
+    if options.state is not None:
+        return SimMachine.open(options.state)
     if options.machine is None:
         return SimMachine.open(settings.sim_state) if settings.sim_state else SimMachine.open(machines_folder() / "t4")
     return SimMachine.open(_folder(options.machine))
@@ -73,8 +84,8 @@ def _folder(name: str) -> Path:
 
 def _create(options: argparse.Namespace, settings: Settings) -> int:
     del settings
-    name = options.name or Path(options.profile).stem
-    machine = SimMachine.create(_folder(name), options.profile, driver=options.driver, cards=options.cards)
+    folder = options.state or _folder(options.name or Path(options.profile).stem)
+    machine = SimMachine.create(folder, options.profile, driver=options.driver, cards=options.cards)
     print(f"{machine.folder} ({render.SIMULATED})")
     return 0
 
@@ -83,7 +94,10 @@ def _list(options: argparse.Namespace, settings: Settings) -> int:
     del settings
     found = [(machine, machine.status()) for machine in machines()]
     if options.json:
-        rows = [{"name": machine.folder.name, "folder": str(machine.folder), **_summary(status)} for machine, status in found]
+        rows = [
+            {"name": machine.folder.name, "folder": str(machine.folder), **_summary(status)}
+            for machine, status in found
+        ]
         print(render.as_json(rows))
         return 0
     header = ("NAME", "CARDS", "GPU", "DRIVER", "FOLDER")
@@ -91,7 +105,13 @@ def _list(options: argparse.Namespace, settings: Settings) -> int:
         render.table(
             header,
             [
-                (machine.folder.name, str(len(status.cards)), status.cards[0].name, status.driver_version, str(machine.folder))
+                (
+                    machine.folder.name,
+                    str(len(status.cards)),
+                    status.cards[0].name,
+                    status.driver_version,
+                    str(machine.folder),
+                )
                 for machine, status in found
             ],
         )
@@ -104,8 +124,9 @@ def _summary(status: MachineStatus) -> dict[str, object]:
 
 
 def _env(options: argparse.Namespace, settings: Settings) -> int:
-    for name, value in _machine(options, settings).environment().items():
-        print(f"export {name}={shlex.quote(value)}")
+    environment = _machine(options, settings).environment()
+    exports = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in environment.items())
+    print(render.as_json(environment) if options.json else exports)
     return 0
 
 
@@ -127,7 +148,13 @@ def _card_text(card: CardStatus) -> str:
         f" utilisation {card.utilisation_percent}%; {card.xid_count} Xid"
     )
     rows = [
-        (str(row.pid or row.own_pid), row.comm, render.mebibytes(row.memory_bytes), render.seconds(row.busy_ns), str(row.kernels))
+        (
+            str(row.pid or row.own_pid),
+            row.comm,
+            render.mebibytes(row.memory_bytes),
+            render.seconds(row.busy_ns),
+            str(row.kernels),
+        )
         for row in card.processes
     ]
     listing = render.table(("PID", "COMMAND", "MEMORY", "BUSY", "KERNELS"), rows).replace("\n", "\n  ")

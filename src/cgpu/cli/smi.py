@@ -63,7 +63,7 @@ def _gpu_text(gpu: dict[str, Any], tenants: list[dict[str, Any]]) -> str:
 
 def _share_rows(name: str, share: dict[str, Any]) -> list[tuple[str, ...]]:
     quota = f"{render.mebibytes(share['used_bytes'])}/{render.mebibytes(share['memory_bytes'])}"
-    rows = [(name, quota, render.layers(share), f"{share['utilisation_percent']}%", "", "", "")]
+    rows: list[tuple[str, ...]] = [(name, quota, render.layers(share), f"{share['utilisation_percent']}%", "", "", "")]
     for process in share["processes"]:
         pid = process["pid"] if process["host_pid"] is None else process["host_pid"]
         mark = " (bypasses the shim)" if process["bypasses_shim"] else ""

@@ -15,7 +15,7 @@ import struct
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from cgpu.errors import RegionError
 from cgpu.region import layout
@@ -151,9 +151,7 @@ class RegionReader:
             generation=header.generation,
             heartbeat_ns=header.heartbeat_ns,
             refuse_managed=bool(header.flags & layout.CGPU_TENANT_REFUSE_MANAGED),
-            gpus=tuple(
-                _granted(index, row) for index, row in enumerate(rows) if row.flags & layout.CGPU_GPU_PRESENT
-            ),
+            gpus=tuple(_granted(index, row) for index, row in enumerate(rows) if row.flags & layout.CGPU_GPU_PRESENT),
         )
 
     def usage(self, gpu_count: int) -> UsageSnapshot:
@@ -220,12 +218,14 @@ class RegionReader:
             raise RegionError(f"region {self.folder}/{name}: not a region file")
         if header.major != layout.CGPU_REGION_MAJOR:
             raise RegionError(
-                f"region {self.folder}/{name}: layout version {header.major}, this cgpu knows {layout.CGPU_REGION_MAJOR}",
+                f"region {self.folder}/{name}: layout version {header.major}, known is {layout.CGPU_REGION_MAJOR}",
                 "use the cgpu that created it",
             )
         actual = os.fstat(self._files[name]).st_size
         if header.size_bytes < size or actual < header.size_bytes:
-            raise RegionError(f"region {self.folder}/{name}: truncated ({actual} of {max(size, header.size_bytes)} bytes)")
+            raise RegionError(
+                f"region {self.folder}/{name}: truncated ({actual} of {max(size, header.size_bytes)} bytes)"
+            )
 
     def _structure(self, name: str, kind: type[_Data], offset: int) -> _Data:
         size = ctypes.sizeof(kind)
@@ -237,7 +237,7 @@ class RegionReader:
             raise RegionError(f"region {self.folder}/{name}: closed") from None
         if len(data) < size:
             raise RegionError(f"region {self.folder}/{name}: truncated at {offset + len(data)} bytes")
-        return kind.from_buffer_copy(data)
+        return cast("_Data", kind.from_buffer_copy(data))
 
     def _text(self, raw: bytes) -> str:
         try:

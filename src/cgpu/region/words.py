@@ -45,8 +45,7 @@ class Account(NamedTuple):
     def pack(self) -> int:
         """The 64-bit word."""
         return (
-            (self.used_units << CGPU_ACCOUNT_SLOT_BITS | self.slot) << CGPU_ACCOUNT_SEQ_BITS
-            | (self.seq & _ACCOUNT_SEQ)
+            (self.used_units << CGPU_ACCOUNT_SLOT_BITS | self.slot) << CGPU_ACCOUNT_SEQ_BITS | (self.seq & _ACCOUNT_SEQ)
         ) & _WORD
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import os
 import select
 import sys
 import time
@@ -90,7 +91,7 @@ def tell(**values: object) -> None:
 
 def told_to_end(seconds: float = 0.0) -> bool:
     """Whether standard input has ended."""
-    return bool(select.select([sys.stdin], [], [], seconds)[0]) and not sys.stdin.buffer.read1(1)
+    return bool(select.select([sys.stdin], [], [], seconds)[0]) and not os.read(sys.stdin.fileno(), 1)
 
 
 def spin(cuda: Cuda, hold_bytes: int, kernel_ns: int) -> None:

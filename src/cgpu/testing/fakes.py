@@ -72,7 +72,9 @@ class FakeHost:
     leaves: set[str] = field(default_factory=set)
     can_make_leaves: bool = False
 
-    def spawn(self, host_pid: int, *, pid: int | None = None, region: Path | None = None, cgroup: str = "/") -> FakeProcess:
+    def spawn(
+        self, host_pid: int, *, pid: int | None = None, region: Path | None = None, cgroup: str = "/"
+    ) -> FakeProcess:
         """A new process; its start time is its pid times ten."""
         variables = {} if region is None else {"CGPU_REGION": str(region)}
         process = FakeProcess(Identity(pid or host_pid, host_pid * 10, 4026531836), "python", variables, cgroup)

@@ -33,7 +33,9 @@ def api(world: World, state: NodeState) -> Api:
 
 @pytest.fixture
 def call(api: Api) -> Call:
-    def request(method: str, path: str, body: Any = None, *, peer: Peer = OWNER, raw: bytes | None = None) -> tuple[int, Any]:
+    def request(
+        method: str, path: str, body: Any = None, *, peer: Peer = OWNER, raw: bytes | None = None
+    ) -> tuple[int, Any]:
         data = raw if raw is not None else b"" if body is None else json.dumps(body).encode()
         got: list[str] = []
         environment = {
@@ -54,7 +56,12 @@ def test_a_tenant_from_its_making_to_its_end(call: Call):
     assert status == 201
     assert (made["name"], made["lifetime"], made["simulated"]) == ("web", "explicit", True)
     (share,) = made["shares"]
-    assert (share["memory_bytes"], share["memory_layer"], share["compute_layer"], share["policy"]) == (GIB, "shim", "slots", 2)
+    assert (share["memory_bytes"], share["memory_layer"], share["compute_layer"], share["policy"]) == (
+        GIB,
+        "shim",
+        "slots",
+        2,
+    )
     assert (share["compute_percent"], share["compute_enforced"]) == (30, False)
     assert call("PUT", "/v1/tenants/t1", WISH)[0] == 200
     assert call("GET", "/v1/tenants")[1] == [made]

@@ -50,7 +50,9 @@ def on_card(world: World, memory_bytes: int | None, host_pid: int = 50) -> None:
     world.node.listed[CARD] = [GpuProcess(host_pid, memory_bytes)]
 
 
-def test_what_the_card_holds_beyond_the_charge_is_overhead(world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess):
+def test_what_the_card_holds_beyond_the_charge_is_overhead(
+    world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess
+):
     on_card(world, GIB + 250 * MIB)
     reconciler.tick(SECOND)
     assert row(state).overhead_bytes == 150 * MIB
@@ -132,7 +134,9 @@ def test_a_reused_pid_fools_nobody(world: World, state: NodeState, reconciler: R
     assert row(state).overhead_bytes == 0
 
 
-def test_processes_in_containers_are_known_by_their_own_pid_and_namespace(world: World, state: NodeState, reconciler: Reconciler):
+def test_processes_in_containers_are_known_by_their_own_pid_and_namespace(
+    world: World, state: NodeState, reconciler: Reconciler
+):
     state.create(tenant("a", 4 * GIB))
     world.host.spawn(70, pid=1)
     owner = TenantProcess(state.region("a"), slot=2, pid=1, start_ticks=700)
@@ -165,7 +169,9 @@ def test_a_stranger_is_foreign(world: World, state: NodeState):
     assert state.survey().foreign_bytes(CARD) == GIB + world.node.reserved_bytes
 
 
-def test_the_size_of_contexts_is_learned(world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess):
+def test_the_size_of_contexts_is_learned(
+    world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess
+):
     assert state.context_bytes(gpu()) == 100 * MIB
     on_card(world, GIB + 320 * MIB)
     reconciler.tick(SECOND)
@@ -185,7 +191,9 @@ def test_the_largest_fresh_context_counts():
     assert estimate.learn(Sample(0, launched=False)) == estimate
 
 
-def test_utilisation_is_charged_time_over_time(world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess):
+def test_utilisation_is_charged_time_over_time(
+    world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess
+):
     reconciler.tick(SECOND)
     with (state.region("a") / GRANTS).open("r+b") as file:
         file.seek(Grants.gpu.offset + 112)
@@ -195,7 +203,9 @@ def test_utilisation_is_charged_time_over_time(world: World, state: NodeState, r
     assert reconciler.utilisation_percent("a", CARD) == 25
 
 
-def test_under_policy_5_nvml_says_how_busy_a_tenant_is(world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess):
+def test_under_policy_5_nvml_says_how_busy_a_tenant_is(
+    world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess
+):
     state.set_policy(gpu(), GpuPolicy(Policy.NATIVE))
     on_card(world, GIB)
     world.node.utilisation = {50: 37}
@@ -239,7 +249,9 @@ def test_a_tenant_made_by_api_stays(world: World, state: NodeState, reconciler: 
     assert reconciler.tick(SECOND).tenants_left == 1
 
 
-def test_a_truncated_region_harms_its_own_tenant_only(world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess):
+def test_a_truncated_region_harms_its_own_tenant_only(
+    world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess
+):
     state.create(tenant("b", GIB))
     (state.region("b") / "usage").write_bytes(b"")
     on_card(world, GIB + 250 * MIB)

@@ -40,10 +40,20 @@ def test_a_running_tenants_region_is_kept_as_it_is(world: World):
     process.close()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 2}', '{"version": 1}', '{"version": 1, "tenants": [3], "policies": {}, "contexts": {}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"version": 2}',
+        '{"version": 1}',
+        '{"version": 1, "tenants": [3], "policies": {}, "contexts": {}}',
+    ],
+)
 def test_an_unreadable_checkpoint_is_kept_aside_and_an_error(world: World, text: str):
     (world.folder / "checkpoint.json").write_text(text)
-    with pytest.raises(StateError, match="kept as checkpoint.json.unreadable"):
+    with pytest.raises(StateError, match=r"kept as checkpoint\.json\.unreadable"):
         world.recovered()
     assert (world.folder / "checkpoint.json.unreadable").read_text() == text
     (world.folder / "checkpoint.json").write_text("again")

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from cgpu.errors import AgentError, CapacityError, NoSuchGpuError, NoSuchTenantError, RefusedError, TenantExistsError, UsageError
 from cgpu.agent.state import NodeState, ShareChange
+from cgpu.errors import (
+    AgentError,
+    CapacityError,
+    NoSuchGpuError,
+    NoSuchTenantError,
+    RefusedError,
+    TenantExistsError,
+    UsageError,
+)
 from cgpu.model.tenant import GpuPolicy, Policy, Share, Tenant
 from cgpu.model.units import GIB, MIB
-from cgpu.region.reader import RegionReader
 from cgpu.region.layout import CGPU_MAX_GPUS
+from cgpu.region.reader import RegionReader
 from cgpu.testing.fakes import GPU_UUIDS, FakeNode, gpu
 from tests.unit.agent.conftest import World, tenant
 

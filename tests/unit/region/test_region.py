@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from pathlib import Path
 
 import pytest
@@ -30,7 +29,12 @@ def region(tmp_path: Path) -> Path:
 
 def test_what_is_written_is_read_back(region: Path):
     grants = RegionReader(region).grants()
-    assert (grants.tenant_id, grants.tenant_name, grants.refuse_managed, grants.generation) == ("t1", "training", True, 1)
+    assert (grants.tenant_id, grants.tenant_name, grants.refuse_managed, grants.generation) == (
+        "t1",
+        "training",
+        True,
+        1,
+    )
     (row,) = grants.gpus
     assert row.gpu_uuid == SHARE.gpu_uuid
     assert (row.quota_bytes, row.context_bytes, row.total_bytes) == (6 * GIB, 512 * MIB, 16 * GIB)
@@ -117,7 +121,8 @@ def test_the_charge_sequence_shows_that_something_was_charged(region: Path):
 
 @pytest.mark.parametrize("name", [GRANTS, USAGE])
 @pytest.mark.parametrize(
-    ("offset", "value", "message"), [(0, b"\0" * 8, "not a region"), (8, b"\2\0\0\0", "layout version 2"), (16, b"\xff" * 8, "truncated")]
+    ("offset", "value", "message"),
+    [(0, b"\0" * 8, "not a region"), (8, b"\2\0\0\0", "layout version 2"), (16, b"\xff" * 8, "truncated")],
 )
 def test_a_foreign_header_is_refused(region: Path, name: str, offset: int, value: bytes, message: str):
     with (region / name).open("r+b") as file:
@@ -132,7 +137,7 @@ def test_a_foreign_header_is_refused(region: Path, name: str, offset: int, value
 def test_a_truncated_file_is_refused(region: Path, name: str, size: int):
     with (region / name).open("r+b") as file:
         file.truncate(size)
-    with pytest.raises(RegionError, match="truncated|not a region"):
+    with pytest.raises(RegionError, match=r"truncated|not a region"):
         RegionReader(region)
 
 
@@ -177,8 +182,3 @@ def test_a_folder_with_something_foreign_in_it_is_not_removed(region: Path):
 def test_seventeen_gpus_are_refused(tmp_path: Path):
     with pytest.raises(RegionError, match="at most 16"):
         create_region(tmp_path / "t", TENANT, (ROW,) * 17, Owner())
-
-
-def test_the_sizes_are_those_of_the_header():
-    assert ctypes.sizeof(layout.Grants) == 512 + 16 * 256 + 1023 * 16 * 16
-    assert ctypes.sizeof(layout.Usage) == 512 + 16 * 128 + 1023 * (64 + 16 * 64)

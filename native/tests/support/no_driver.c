@@ -1,0 +1,5 @@
+/* no_driver.c - for tests of the shim's account and tables alone: a process without libcuda. */
+#include "../../shim/core.h"
+
+const struct cg_driver *cg_driver(void) { return NULL; }
+void cg_gate_after_fork(void) {}

@@ -1,0 +1,301 @@
+// sources: shim/gate.c shim/gate_wait.c shim/gate_stream.c shim/gate_marker.c shim/gate_cost.c shim/gate_watch.c shim/gate_capture.c
+/* The gate of one process, with the test as arbiter and a card that keeps to the clock. */
+#include "gate_card.h"
+
+enum { KERNEL_KEY = 0x5000, OTHER_KEY = 0x6000, LONG_KEY = 0x7000, COPY_KEY = 1, WORD_KEY = 2 };
+
+/* A launch by another thread, which may have to wait. */
+struct waiting {
+  pthread_t thread;
+  enum cg_work work;
+  CUstream stream;
+  uint64_t key, length_ns;
+  _Atomic(bool) through;
+};
+
+static void *launch_waiting(void *argument) {
+  struct waiting *waiting = argument;
+  current = CONTEXT;
+  launch_as(waiting->work, waiting->stream, waiting->key, waiting->length_ns, CUDA_SUCCESS);
+  atomic_store(&waiting->through, true);
+  return NULL;
+}
+
+static void start(struct waiting *waiting, enum cg_work work, CUstream stream, uint64_t key, uint64_t length_ns) {
+  *waiting = (struct waiting){.work = work, .stream = stream, .key = key, .length_ns = length_ns};
+  CHECK(pthread_create(&waiting->thread, NULL, launch_waiting, waiting) == 0);
+}
+
+static void settle(void) {
+  grant(CGPU_GRANT_OPEN, UINT64_MAX, 2);
+  CHECK(await(CGPU_GATE_BUSY | CGPU_GATE_WANT, 0));
+}
+
+static void test_free_grant_passes_everything(void) {
+  grant(CGPU_GRANT_FREE, 0, 0);
+  for (int i = 0; i < 100; i++) launch(STREAM(0), KERNEL_KEY, 0);
+  CHECK(gate_word() == 0 && records == 0);
+}
+
+static void test_busy_is_shown_and_taken_back(void) {
+  grant(CGPU_GRANT_OPEN, UINT64_MAX, 2);
+  uint32_t rung = doorbell();
+  launch(STREAM(0), KERNEL_KEY, MS);
+  CHECK(gate_word() == CGPU_GATE_BUSY);
+  CHECK(await(CGPU_GATE_BUSY, 0));
+  CHECK(futex_now_ns() >= done_ns[0]);
+  CHECK(doorbell() > rung); /* a rival waits for the idle card */
+  CHECK(usage.slot[5].gpu[ROW].launches == 1);
+}
+
+static void test_cost_is_learnt(void) {
+  for (int i = 0; i < 3; i++) launch(STREAM(0), KERNEL_KEY, MS);
+  settle();
+  uint64_t known_ns = gate_cost_known(KERNEL_KEY);
+  CHECK(known_ns >= MS && known_ns < 3 * MS);
+}
+
+static void test_without_a_rival_idle_is_not_rung(void) {
+  grant(CGPU_GRANT_OPEN, UINT64_MAX, 1);
+  uint32_t rung = doorbell();
+  launch(STREAM(0), KERNEL_KEY, MS);
+  CHECK(await(CGPU_GATE_BUSY, 0));
+  CHECK(doorbell() == rung);
+}
+
+static void test_closed_slot_waits(void) {
+  struct waiting waiting;
+  settle();
+  grant(CGPU_GRANT_CLOSED, 0, 2);
+  uint32_t rung = doorbell();
+  start(&waiting, CG_WORK_KERNEL, STREAM(0), KERNEL_KEY, MS);
+  CHECK(await(CGPU_GATE_WANT, CGPU_GATE_WANT));
+  CHECK(doorbell() > rung && !(gate_word() & CGPU_GATE_BUSY));
+  rest_until(futex_now_ns() + 20 * MS);
+  CHECK(!atomic_load(&waiting.through));
+  grant(CGPU_GRANT_OPEN, UINT64_MAX, 2);
+  pthread_join(waiting.thread, NULL);
+  CHECK(!(gate_word() & CGPU_GATE_WANT));
+  CHECK(usage.slot[5].gpu[ROW].waited_ns >= 20 * MS);
+  settle();
+}
+
+static void test_closing_drains_at_once(void) {
+  grant(CGPU_GRANT_OPEN, UINT64_MAX, 2);
+  launch(STREAM(0), KERNEL_KEY, 5 * MS);
+  grant(CGPU_GRANT_CLOSED, 0, 2);
+  CHECK(await(CGPU_GATE_BUSY, 0));
+  CHECK(futex_now_ns() >= done_ns[0]);
+  CHECK(usage.slot[5].gpu[ROW].drained_ns >= done_ns[0]);
+  settle();
+}
+
+static void test_host_synchronisation_clears_without_the_watcher(void) {
+  struct gate_sync sync;
+  grant(CGPU_GRANT_OPEN, UINT64_MAX, 2);
+  launch(STREAM(0), KERNEL_KEY, MS);
+  gate_sync_stream(&sync, STREAM(0));
+  rest_until(done_ns[0]);
+  grant(CGPU_GRANT_CLOSED, 0, 2);
+  gate_sync_end(&sync, CUDA_SUCCESS);
+  CHECK(gate_word() == 0);
+  settle();
+}
+
+/* Queued work stays within the quantum plus one launch. */
+static void test_queue_is_bounded(void) {
+  grant(CGPU_GRANT_OPEN, UINT64_MAX, 2);
+  uint64_t deepest_ns = 0;
+  for (int i = 0; i < 40; i++) {
+    launch(STREAM(0), KERNEL_KEY, MS);
+    uint64_t now_ns = futex_now_ns();
+    if (free_ns > now_ns && free_ns - now_ns > deepest_ns) deepest_ns = free_ns - now_ns;
+  }
+  CHECK(deepest_ns <= QUANTUM + 2 * MS && deepest_ns >= QUANTUM / 4);
+  settle();
+}
+
+static void test_queue_ends_with_the_slot(void) {
+  uint64_t deadline_ns = futex_now_ns() + 5 * MS;
+  struct waiting waiting;
+  grant(CGPU_GRANT_OPEN, deadline_ns, 2);
+  int before_end = 0;
+  while (before_end < 4) {
+    launch(STREAM(0), KERNEL_KEY, MS);
+    before_end++;
+  }
+  start(&waiting, CG_WORK_KERNEL, STREAM(0), LONG_KEY, MS); /* of unknown cost: a quantum */
+  CHECK(await(CGPU_GATE_WANT, CGPU_GATE_WANT) || atomic_load(&waiting.through));
+  CHECK(free_ns <= deadline_ns + 2 * MS);
+  grant(CGPU_GRANT_OPEN, UINT64_MAX, 2);
+  pthread_join(waiting.thread, NULL);
+  settle();
+}
+
+/* A kernel that spins until the next launch sets its flag: that launch goes although the queue is
+ * full of unknown work, now or in a later slot. */
+static void test_work_that_waits_for_itself(void) {
+  grant(CGPU_GRANT_OPEN, UINT64_MAX, 2);
+  hold_stream(STREAM(1), true);
+  launch(STREAM(1), OTHER_KEY, 0);
+  struct waiting waiting;
+  start(&waiting, CG_WORK_KERNEL, STREAM(2), LONG_KEY + 1, MS);
+  grant(CGPU_GRANT_OPEN, futex_now_ns() + 3600000 * MS, 2);
+  pthread_join(waiting.thread, NULL); /* in the end */
+  hold_stream(STREAM(1), false);
+  settle();
+}
+
+static void test_copies_feed_a_running_kernel(void) {
+  grant(CGPU_GRANT_OPEN, UINT64_MAX, 2);
+  hold_stream(STREAM(1), true);
+  launch(STREAM(1), OTHER_KEY, 0);
+  grant(CGPU_GRANT_CLOSED, 0, 2);
+  launch_as(CG_WORK_MEMOP, STREAM(2), COPY_KEY, MS, CUDA_SUCCESS);
+  launch_as(CG_WORK_MEMOP, STREAM(2), WORD_KEY, 0, CUDA_SUCCESS);
+  struct waiting waiting;
+  start(&waiting, CG_WORK_KERNEL, STREAM(3), KERNEL_KEY, MS); /* not so a kernel */
+  CHECK(await(CGPU_GATE_WANT, CGPU_GATE_WANT) && !atomic_load(&waiting.through));
+  hold_stream(STREAM(1), false);
+  CHECK(await(CGPU_GATE_BUSY, 0) && !atomic_load(&waiting.through));
+  struct waiting copy;
+  start(&copy, CG_WORK_MEMOP, STREAM(2), COPY_KEY, MS); /* nor a copy that feeds nothing */
+  rest_until(futex_now_ns() + 5 * MS);
+  CHECK(!atomic_load(&copy.through));
+  grant(CGPU_GRANT_OPEN, UINT64_MAX, 2);
+  pthread_join(waiting.thread, NULL);
+  pthread_join(copy.thread, NULL);
+  settle();
+}
+
+static void test_captured_launches_are_not_gated(void) {
+  settle();
+  grant(CGPU_GRANT_OPEN, UINT64_MAX, 2);
+  launch(STREAM(5), KERNEL_KEY, 5 * MS); /* its tail gets a marker when the capture begins */
+  launch(CU_STREAM_LEGACY, KERNEL_KEY, MS);
+  cg_gate_capture(STREAM(4), true);
+  capturing[4] = true;
+  grant(CGPU_GRANT_CLOSED, 0, 2);
+  for (int i = 0; i < 100; i++) launch(STREAM(4), KERNEL_KEY, MS);
+  capturing[6] = true; /* joined through an event, which no hook saw */
+  launch(STREAM(6), KERNEL_KEY, MS);
+  CHECK(!(gate_word() & CGPU_GATE_WANT));
+  rest_until(free_ns + 5 * MS);
+  CHECK(atomic_load(&illegal) == 0);
+  grant(CGPU_GRANT_OPEN, UINT64_MAX, 2);
+  launch(STREAM(5), KERNEL_KEY, MS); /* beside the capture: marked at once, queried by event only */
+  rest_until(free_ns + 2 * MS);
+  capturing[4] = capturing[6] = false;
+  cg_gate_capture(STREAM(4), false);
+  CHECK(!gate_capturing());
+  settle();
+  CHECK(atomic_load(&illegal) == 0);
+}
+
+static void test_failed_launch_leaves_nothing(void) {
+  settle();
+  launch_as(CG_WORK_KERNEL, STREAM(0), KERNEL_KEY, 0, CUDA_ERROR_INVALID_VALUE);
+  CHECK(atomic_load(&gate_gpu(ROW)->inflight) <= GATE_FLAG_BUSY);
+  settle();
+}
+
+static void test_lost_context_counts_as_drained(void) {
+  grant(CGPU_GRANT_OPEN, UINT64_MAX, 2);
+  hold_stream(STREAM(1), true);
+  launch(STREAM(1), KERNEL_KEY, 0);
+  atomic_store(&sticky, CUDA_ERROR_ILLEGAL_ADDRESS);
+  CHECK(await(CGPU_GATE_BUSY, 0));
+  atomic_store(&sticky, CUDA_SUCCESS);
+  hold_stream(STREAM(1), false);
+}
+
+static void test_destroyed_stream_is_watched_to_its_end(void) {
+  grant(CGPU_GRANT_CLOSED, 0, 2);
+  grant(CGPU_GRANT_OPEN, UINT64_MAX, 2);
+  for (int i = 0; i < 5; i++) launch(STREAM(7), KERNEL_KEY, MS);
+  uint64_t end_ns = done_ns[7];
+  unsigned queries = stream_queries;
+  cg_gate_forget_stream(STREAM(7));
+  queries = stream_queries;
+  done_ns[7] = 0; /* the handle is another stream's now */
+  grant(CGPU_GRANT_CLOSED, 0, 2);
+  CHECK(await(CGPU_GATE_BUSY, 0));
+  CHECK(futex_now_ns() >= end_ns && stream_queries == queries);
+  settle();
+}
+
+static void test_destroyed_context_takes_its_work_along(void) {
+  grant(CGPU_GRANT_OPEN, UINT64_MAX, 2);
+  hold_stream(STREAM(1), true);
+  launch(STREAM(1), KERNEL_KEY, 0);
+  grant(CGPU_GRANT_CLOSED, 0, 2);
+  cg_gate_forget_context(CONTEXT);
+  CHECK(gate_word() == 0);
+  hold_stream(STREAM(1), false);
+  settle();
+  launch(STREAM(1), KERNEL_KEY, MS); /* a new context at the same address */
+  settle();
+}
+
+static void *launch_in_default_stream(void *unused) {
+  current = CONTEXT;
+  launch(CU_STREAM_PER_THREAD, KERNEL_KEY, MS);
+  return unused;
+}
+
+static void test_default_streams_of_threads(void) {
+  pthread_t thread;
+  settle();
+  unsigned queries = stream_queries;
+  for (int i = 0; i < 3; i++) launch(CU_STREAM_PER_THREAD, KERNEL_KEY, MS);
+  CHECK(pthread_create(&thread, NULL, launch_in_default_stream, NULL) == 0);
+  pthread_join(thread, NULL);
+  settle();
+  CHECK(stream_queries == queries); /* handle 2 would be the watcher's own */
+}
+
+/* Without a heartbeat the tenant runs in its own part of the window, until the arbiter is back. */
+static void test_alone_against_the_clock(void) {
+  settle();
+  struct cgpu_grants_gpu *gpu = &grants.gpu[ROW];
+  gpu->share_ppm = 250000;
+  gpu->share_offset_ppm = 500000;
+  gpu->share_window_ns = 40 * MS;
+  grant(CGPU_GRANT_CLOSED, 0, 2);
+  atomic_store(ATOMIC(&grants.header.heartbeat_ns), 0);
+  uint64_t until_ns = futex_now_ns() + 200 * MS, inside = 0;
+  while (futex_now_ns() < until_ns) {
+    launch(STREAM(0), KERNEL_KEY, MS / 2);
+    uint64_t into_ns = futex_now_ns() % (40 * MS);
+    inside += into_ns >= 20 * MS && into_ns < 32 * MS;
+    CHECK(into_ns >= 20 * MS); /* late is possible, early is not */
+  }
+  CHECK(inside > 10);
+  grant(CGPU_GRANT_OPEN, UINT64_MAX, 2);
+  for (int i = 0; i < 100; i++) launch(STREAM(0), KERNEL_KEY, MS / 10);
+  settle();
+  CHECK(!atomic_load(&gate_gpu(ROW)->alone));
+}
+
+int main(void) {
+  set_up();
+  test_free_grant_passes_everything();
+  test_busy_is_shown_and_taken_back();
+  test_cost_is_learnt();
+  test_without_a_rival_idle_is_not_rung();
+  test_closed_slot_waits();
+  test_closing_drains_at_once();
+  test_host_synchronisation_clears_without_the_watcher();
+  test_queue_is_bounded();
+  test_queue_ends_with_the_slot();
+  test_work_that_waits_for_itself();
+  test_copies_feed_a_running_kernel();
+  test_captured_launches_are_not_gated();
+  test_failed_launch_leaves_nothing();
+  test_lost_context_counts_as_drained();
+  test_destroyed_stream_is_watched_to_its_end();
+  test_destroyed_context_takes_its_work_along();
+  test_default_streams_of_threads();
+  test_alone_against_the_clock();
+  return 0;
+}
