@@ -20,14 +20,19 @@ import tempfile
 from importlib.resources import files
 from pathlib import Path
 
+import nvidia
+
 HERE = Path(__file__).resolve().parent
-CGPU = [sys.executable, "-m", "cgpu.cli.main"]
+CGPU = [sys.executable, "-m", "cgpu"]
 
 
 def compile_client(folder: Path) -> Path:
     """Build the client with zig, so that no compiler need be installed."""
     target = folder / "overhead"
-    command = [sys.executable, "-m", "ziglang", "cc", "-O2", "-o", str(target), str(HERE / "clients/overhead.c"), "-ldl"]
+    headers = next(Path(root) for root in nvidia.__path__).glob("*/include/cuda.h")
+    include = str(next(headers).parent)
+    source = str(HERE / "clients/overhead.c")
+    command = [sys.executable, "-m", "ziglang", "cc", "-O2", "-isystem", include, source, "-o", str(target), "-ldl"]
     subprocess.run(command, check=True)
     return target
 

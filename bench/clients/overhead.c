@@ -3,18 +3,19 @@
  * Finds the driver by dlopen and dlsym, as every real client does, so the same binary measures the
  * bare driver and the shim over it. Each figure is the least mean of several rounds: on a machine
  * that does other things too, the least is the one that the code itself costs. */
-#define _GNU_SOURCE
+#define __CUDA_API_VERSION_INTERNAL /* names as they are exported, none renamed */
+#include <cuda.h>
 #include <dlfcn.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
-typedef int (*fn)();
 static void *driver;
+#define DRIVER(name) ((__typeof__(&name))need(#name))
 
-static fn need(const char *name) {
-  fn f = (fn)dlsym(driver, name);
+static void *need(const char *name) {
+  void *f = dlsym(driver, name);
   if (!f) {
     fprintf(stderr, "overhead: the driver has no %s\n", name);
     exit(1);
@@ -22,9 +23,9 @@ static fn need(const char *name) {
   return f;
 }
 
-static void check(int status, const char *what) {
+static void check(CUresult status, const char *what) {
   if (status) {
-    fprintf(stderr, "overhead: %s answered %d\n", what, status);
+    fprintf(stderr, "overhead: %s answered %d\n", what, (int)status);
     exit(1);
   }
 }
@@ -38,12 +39,13 @@ static double now(void) {
 static double least(double a, double b) { return a < b ? a : b; }
 
 static double alloc_free(int rounds, int count) {
-  fn alloc = need("cuMemAlloc_v2"), release = need("cuMemFree_v2");
+  __typeof__(&cuMemAlloc_v2) alloc = DRIVER(cuMemAlloc_v2);
+  __typeof__(&cuMemFree_v2) release = DRIVER(cuMemFree_v2);
   double best = 1e18;
   for (int r = 0; r < rounds; r++) {
     double start = now();
     for (int i = 0; i < count; i++) {
-      uint64_t p;
+      CUdeviceptr p;
       check(alloc(&p, (size_t)1 << 20), "cuMemAlloc");
       check(release(p), "cuMemFree");
     }
@@ -53,7 +55,7 @@ static double alloc_free(int rounds, int count) {
 }
 
 static double mem_info(int rounds, int count) {
-  fn info = need("cuMemGetInfo_v2");
+  __typeof__(&cuMemGetInfo_v2) info = DRIVER(cuMemGetInfo_v2);
   double best = 1e18;
   size_t unused, total;
   for (int r = 0; r < rounds; r++) {
@@ -64,15 +66,16 @@ static double mem_info(int rounds, int count) {
   return best;
 }
 
-static double launch(void *function, int rounds, int count) {
-  fn run = need("cuLaunchKernel"), sync = need("cuCtxSynchronize");
+static double launch(CUfunction function, int rounds, int count) {
+  __typeof__(&cuLaunchKernel) run = DRIVER(cuLaunchKernel);
+  __typeof__(&cuCtxSynchronize) sync = DRIVER(cuCtxSynchronize);
   uint64_t duration_ns = 1000;
   void *arguments[] = {&duration_ns};
   double best = 1e18;
   for (int r = 0; r < rounds; r++) {
     double start = now();
     for (int i = 0; i < count; i++)
-      check(run(function, 1, 1, 1, 1, 1, 1, 0, (void *)0, arguments, (void **)0), "cuLaunchKernel");
+      check(run(function, 1, 1, 1, 1, 1, 1, 0, NULL, arguments, NULL), "cuLaunchKernel");
     best = least(best, (now() - start) / count);
     check(sync(), "cuCtxSynchronize");
   }
@@ -102,20 +105,22 @@ int main(int argc, char **argv) {
     fprintf(stderr, "overhead: %s\n", dlerror());
     return 1;
   }
-  int device;
-  void *context, *module, *function;
-  check(need("cuInit")(0), "cuInit");
-  check(need("cuDeviceGet")(&device, 0), "cuDeviceGet");
-  check(need("cuDevicePrimaryCtxRetain")(&context, device), "cuDevicePrimaryCtxRetain");
-  check(need("cuCtxSetCurrent")(context), "cuCtxSetCurrent");
+  CUdevice device;
+  CUcontext context;
+  CUmodule module;
+  CUfunction function;
+  check(DRIVER(cuInit)(0), "cuInit");
+  check(DRIVER(cuDeviceGet)(&device, 0), "cuDeviceGet");
+  check(DRIVER(cuDevicePrimaryCtxRetain)(&context, device), "cuDevicePrimaryCtxRetain");
+  check(DRIVER(cuCtxSetCurrent)(context), "cuCtxSetCurrent");
   double ready = now();
-  check(need("cuModuleLoadData")(&module, text_of(argv[1])), "cuModuleLoadData");
-  check(need("cuModuleGetFunction")(&function, module, "cgpu_spin"), "cuModuleGetFunction");
+  check(DRIVER(cuModuleLoadData)(&module, text_of(argv[1])), "cuModuleLoadData");
+  check(DRIVER(cuModuleGetFunction)(&function, module, "cgpu_spin"), "cuModuleGetFunction");
   double empty = alloc_free(20, 500);
   int live = 2000;
-  fn alloc = need("cuMemAlloc_v2");
+  __typeof__(&cuMemAlloc_v2) alloc = DRIVER(cuMemAlloc_v2);
   for (int i = 0; i < live; i++) {
-    uint64_t p;
+    CUdeviceptr p;
     check(alloc(&p, (size_t)4096), "cuMemAlloc");
   }
   double full = alloc_free(20, 500);

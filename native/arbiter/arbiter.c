@@ -38,8 +38,14 @@ static void look_at_all(struct cgpu_arbiter *arbiter) {
   }
 }
 
-/* Publishes what was decided. A tenant whose grant was closed, or that now has rivals, may have
- * acted on the old one meanwhile, without ringing: it is looked at again. True: it was necessary. */
+static void look_at_rung(struct cgpu_arbiter *arbiter) {
+  for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
+    if (arbiter->seat[i].taken && cgpu_seat_rung(&arbiter->seat[i])) look(arbiter, i);
+  }
+}
+
+/* Publishes what was decided. A tenant whose grant was closed, or that holds it and now has rivals,
+ * may have changed its mind meanwhile without ringing: it is looked at again. True: there is one. */
 static bool publish(struct cgpu_arbiter *arbiter) {
   bool again = false;
   for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
@@ -48,7 +54,9 @@ static bool publish(struct cgpu_arbiter *arbiter) {
     struct cgpu_turns_grant old = seat->published;
     struct cgpu_turns_grant grant = cgpu_arbiter_turns_grant(&arbiter->turns, (int)i);
     cgpu_seat_publish(seat, grant);
-    if (grant.state == old.state && grant.contenders <= old.contenders) continue;
+    bool closed = grant.state == CGPU_GRANT_CLOSED && old.state != CGPU_GRANT_CLOSED;
+    bool first_rival = grant.state == CGPU_GRANT_OPEN && grant.contenders > 1 && old.contenders <= 1;
+    if (!closed && !first_rival) continue;
     look(arbiter, i);
     again = true;
   }
@@ -63,16 +71,20 @@ static void beat(struct cgpu_arbiter *arbiter, uint64_t now_ns) {
   }
 }
 
-/* One pass over the state machine. `place`: whose doorbell rang; negative: any. Returns when the
- * next pass is due. */
+/* What ended the sleep, other than the place whose doorbell rang. */
+enum { WOKEN_BY_ANY = -1, WOKEN_BY_TIME = -2 };
+
+/* One pass over the state machine. Returns when the next one is due. */
 static uint64_t step(struct cgpu_arbiter *arbiter, int place) {
   uint64_t now_ns = futex_now_ns(), next_ns;
   cgpu_arbiter_turns_advance(&arbiter->turns, now_ns);
   bool heartbeat = now_ns - arbiter->heartbeat_ns >= HEARTBEAT_NS;
-  if (place >= 0 && !heartbeat) {
+  if (heartbeat) {
+    look_at_all(arbiter); /* also what nobody has announced: processes that died */
+  } else if (place >= 0) {
     look(arbiter, (unsigned)place);
-  } else {
-    look_at_all(arbiter);
+  } else if (place == WOKEN_BY_ANY) {
+    look_at_rung(arbiter);
   }
   do {
     next_ns = cgpu_arbiter_turns_decide(&arbiter->turns);
@@ -82,14 +94,14 @@ static uint64_t step(struct cgpu_arbiter *arbiter, int place) {
   return next_ns < beat_ns ? next_ns : beat_ns;
 }
 
-/* Sleeps until a word changes or the time has come. Returns the place whose doorbell rang, or a
- * negative number when all must be looked at. Called with the lock, which it gives up meanwhile. */
+/* Sleeps until a word changes or the time has come. Returns the place whose doorbell rang, or
+ * WOKEN_BY_*. Called with the lock, which it gives up meanwhile. */
 static int sleep_until(struct cgpu_arbiter *arbiter, uint64_t until_ns) {
   struct futex_word words[1 + CGPU_POLICY_TENANTS];
   int places[1 + CGPU_POLICY_TENANTS];
   unsigned count = 1;
   words[0] = futex_word_of(&arbiter->control, atomic_load(&arbiter->control), true);
-  places[0] = -1;
+  places[0] = WOKEN_BY_ANY;
   for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
     struct cgpu_seat *seat = &arbiter->seat[i];
     if (!seat->taken || !seat->readable) continue;
@@ -101,7 +113,8 @@ static int sleep_until(struct cgpu_arbiter *arbiter, uint64_t until_ns) {
   /* A tenant has shortened its file between the read and the wait: wait without doorbells once. */
   if (woken == -EFAULT) futex_wait_one(&words[0], futex_now_ns() + POLL_NS);
   pthread_mutex_lock(&arbiter->lock);
-  return woken > 0 ? places[woken] : -1;
+  if (woken == -ETIMEDOUT) return WOKEN_BY_TIME;
+  return woken > 0 ? places[woken] : WOKEN_BY_ANY;
 }
 
 static uint64_t thread_cpu_ns(void) {
@@ -115,7 +128,7 @@ static void *run(void *argument) {
   prctl(PR_SET_NAME, "cgpu-arbiter");
   prctl(PR_SET_TIMERSLACK, 1000); /* turns end on time; the default slack is 50 us */
   pthread_mutex_lock(&arbiter->lock);
-  int place = -1;
+  int place = WOKEN_BY_ANY;
   while (!arbiter->stop) {
     uint64_t until_ns = step(arbiter, place);
     arbiter->cpu_ns = thread_cpu_ns();

@@ -11,7 +11,7 @@
 
 #include "futex_words.h"
 
-#define SLOTS_PER_READ 16u
+#define SLOTS_PER_READ 4u
 
 /* The region's fields are plain integers in the contract and atomics here. */
 #define ATOMIC(pointer) ((_Atomic(__typeof__(*(pointer))) *)(pointer))
@@ -71,30 +71,46 @@ const _Atomic(uint32_t) *cgpu_seat_doorbell(const struct cgpu_seat *seat) {
                                      offsetof(struct cgpu_usage_gpu, doorbell));
 }
 
+/* Adds up the gate words of living processes. The common case of a few processes is one read. */
 static bool read_slots(const struct cgpu_seat *seat, uint32_t *gate) {
-  static _Thread_local struct cgpu_usage_slot slots[SLOTS_PER_READ];
-  uint32_t seen;
-  if (!read_at(seat->usage_fd, &seen, sizeof seen, offsetof(struct cgpu_usage_header, slots_seen))) return false;
-  if (seen > CGPU_MAX_SLOTS) seen = CGPU_MAX_SLOTS;
-  for (uint32_t first = 0; first < seen; first += SLOTS_PER_READ) {
-    uint32_t count = seen - first < SLOTS_PER_READ ? seen - first : SLOTS_PER_READ;
-    uint64_t offset = offsetof(struct cgpu_usage, slot) + (uint64_t)first * sizeof slots[0];
-    if (!read_at(seat->usage_fd, slots, count * sizeof slots[0], offset)) return false;
-    for (uint32_t i = 0; i < count; i++) {
-      if (slots[i].header.state == CGPU_SLOT_LIVE) *gate |= slots[i].gpu[seat->row].gate;
+  static _Thread_local struct {
+    struct cgpu_usage_header header;
+    struct cgpu_usage_gpu gpu[CGPU_MAX_GPUS];
+    struct cgpu_usage_slot slot[SLOTS_PER_READ];
+  } part;
+  size_t bytes = sizeof part;
+  uint64_t offset = 0;
+  for (uint32_t first = 0, seen = SLOTS_PER_READ; first < seen; first += SLOTS_PER_READ) {
+    void *into = first ? (void *)part.slot : (void *)&part;
+    if (!read_at(seat->usage_fd, into, bytes, offset)) return false;
+    seen = part.header.slots_seen < CGPU_MAX_SLOTS ? part.header.slots_seen : CGPU_MAX_SLOTS;
+    for (uint32_t i = 0; i < SLOTS_PER_READ && first + i < seen; i++) {
+      if (part.slot[i].header.state == CGPU_SLOT_LIVE) *gate |= part.slot[i].gpu[seat->row].gate;
     }
+    uint32_t left = seen > first + SLOTS_PER_READ ? seen - first - SLOTS_PER_READ : 0;
+    offset = offsetof(struct cgpu_usage, slot) + (uint64_t)(first + SLOTS_PER_READ) * sizeof part.slot[0];
+    bytes = (left < SLOTS_PER_READ ? left : SLOTS_PER_READ) * sizeof part.slot[0];
   }
   return true;
 }
 
+static bool read_doorbell(const struct cgpu_seat *seat, uint32_t *doorbell) {
+  uint64_t offset = (uintptr_t)cgpu_seat_doorbell(seat) - (uintptr_t)seat->usage;
+  return read_at(seat->usage_fd, doorbell, sizeof *doorbell, offset);
+}
+
+bool cgpu_seat_rung(const struct cgpu_seat *seat) {
+  uint32_t doorbell;
+  return !read_doorbell(seat, &doorbell) || doorbell != seat->doorbell;
+}
+
 void cgpu_seat_read(struct cgpu_seat *seat, bool *want, bool *busy) {
   uint32_t gate = 0;
-  uint64_t doorbell = (uintptr_t)cgpu_seat_doorbell(seat) - (uintptr_t)seat->usage;
   /* First the doorbell, then what it announces: a ring after this read ends the next wait at once.
    * And both after whatever was published before: a process shows that it is busy before it looks
    * at its grant, the arbiter closes the grant before it looks whether the process is busy. */
   atomic_thread_fence(memory_order_seq_cst);
-  seat->readable = read_at(seat->usage_fd, &seat->doorbell, sizeof seat->doorbell, doorbell);
+  seat->readable = read_doorbell(seat, &seat->doorbell);
   atomic_thread_fence(memory_order_seq_cst);
   seat->readable = seat->readable && read_slots(seat, &gate);
   *want = seat->readable && gate & CGPU_GATE_WANT;

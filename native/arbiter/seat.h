@@ -30,6 +30,9 @@ void cgpu_seat_close(struct cgpu_seat *seat);
 /* What the gate words of the tenant's living processes say. Nothing when the file is unreadable. */
 void cgpu_seat_read(struct cgpu_seat *seat, bool *want, bool *busy);
 
+/* Whether the doorbell was rung since that read, as far as can be told. */
+bool cgpu_seat_rung(const struct cgpu_seat *seat);
+
 const _Atomic(uint32_t) *cgpu_seat_doorbell(const struct cgpu_seat *seat);
 
 /* Writes the grant where it differs from the published one, and wakes the tenant's threads when it

@@ -91,6 +91,12 @@ static uint64_t question_ns(const struct cgpu_turns *turns) {
   return turns->deadline_ns - cgpu_arbiter_policy_quantum(&turns->policy, turns->holder) / 4;
 }
 
+/* The answer as things stand now; who wakes up later may change it. */
+static bool goes_on(const struct cgpu_turns *turns) {
+  uint64_t rest_ns = turns->deadline_ns > turns->now_ns ? turns->deadline_ns - turns->now_ns : 0;
+  return cgpu_arbiter_policy_next_after(&turns->policy, turns->holder, rest_ns) == turns->holder;
+}
+
 /* One look at an open turn. True: the machine has moved and must be looked at again. */
 static bool look_at_open(struct cgpu_turns *turns) {
   uint64_t quantum_ns = cgpu_arbiter_policy_quantum(&turns->policy, turns->holder);
@@ -106,14 +112,11 @@ static bool look_at_open(struct cgpu_turns *turns) {
     turns->deadline_ns = turns->start_ns + quantum_ns;
     if (turns->deadline_ns < turns->now_ns) turns->deadline_ns = turns->now_ns;
   }
-  if (turns->now_ns >= question_ns(turns)) {
-    uint64_t rest_ns = turns->deadline_ns > turns->now_ns ? turns->deadline_ns - turns->now_ns : 0;
-    if (cgpu_arbiter_policy_next_after(&turns->policy, turns->holder, rest_ns) == turns->holder) {
-      turns->start_ns = turns->deadline_ns;
-      turns->deadline_ns += quantum_ns;
-      cgpu_arbiter_policy_begin(&turns->policy, turns->holder);
-      return turns->now_ns >= question_ns(turns);
-    }
+  if (turns->now_ns >= question_ns(turns) && goes_on(turns)) {
+    turns->start_ns = turns->deadline_ns;
+    turns->deadline_ns += quantum_ns;
+    cgpu_arbiter_policy_begin(&turns->policy, turns->holder);
+    return turns->now_ns >= question_ns(turns);
   }
   if (turns->now_ns < turns->deadline_ns) return false;
   turns->phase = CGPU_TURNS_DRAINING;
@@ -154,7 +157,7 @@ uint64_t cgpu_arbiter_turns_decide(struct cgpu_turns *turns) {
   }
   if (turns->phase == CGPU_TURNS_DRAINING) return turns->drain_ns;
   if (turns->phase == CGPU_TURNS_IDLE || turns->deadline_ns == CGPU_TURNS_NEVER) return CGPU_TURNS_NEVER;
-  return turns->now_ns < question_ns(turns) ? question_ns(turns) : turns->deadline_ns;
+  return turns->now_ns < question_ns(turns) && goes_on(turns) ? question_ns(turns) : turns->deadline_ns;
 }
 
 struct cgpu_turns_grant cgpu_arbiter_turns_grant(const struct cgpu_turns *turns, int tenant) {

@@ -4,9 +4,7 @@
 #include "memory.h"
 #include "region_slot.h"
 
-static _Atomic(bool (*)(int gpu)) relief;
-
-void cg_set_relief(bool (*relieve)(int gpu)) { atomic_store(&relief, relieve); }
+void cg_stocks_watch(void) { atomic_store_explicit(&cg_process()->stocks, true, memory_order_relaxed); }
 
 /* What the charges of the tenant may add up to, in units. */
 static uint64_t limit_units(const struct cgpu_grants_gpu *grant) {
@@ -87,8 +85,8 @@ static enum cg_verdict reserve(int gpu, uint64_t bytes, bool estimate) {
   struct cg_process *process = cg_process();
   uint64_t units = cgpu_units_of(bytes);
   if (charge_once(process, gpu, units, estimate, WITHIN_QUOTA)) return CG_GRANTED;
-  bool (*relieve)(int gpu) = atomic_load(&relief);
-  if (relieve && relieve(gpu) && charge_once(process, gpu, units, estimate, WITHIN_QUOTA)) return CG_GRANTED;
+  bool stocks = atomic_load_explicit(&process->stocks, memory_order_relaxed);
+  if (stocks && cg_stocks_relieve(gpu) && charge_once(process, gpu, units, estimate, WITHIN_QUOTA)) return CG_GRANTED;
   cg_lock_take(&process->account_lock);
   bool reclaimed = cg_slot_reclaim_dead(process, gpu);
   cg_lock_give(&process->account_lock);

@@ -136,13 +136,24 @@ uint64_t cg_block_next(enum cg_kind kind, size_t *cursor, struct cg_block *found
   return key;
 }
 
-/* Other processes may hold open what the context had exported: it stays charged until they have let go
- * (cg_exports_settle). What is left to return now. */
-static uint64_t outlive(struct cg_process *process, struct cg_row *exported, uint64_t bytes, uint8_t gpu) {
-  struct cg_row waiting = {exported->value[0], {bytes, 0, gpu}};
-  if (!cg_table_put(&process->blocks[CG_KIND_EXPORTED], &waiting)) return bytes;
-  cg_table_remove(&process->blocks[CG_KIND_IPC], exported);
-  return 0;
+/* With block_lock held. The object's handle may be used again for another one, so what waits gets a name
+ * that no handle has, and so do its offers. */
+static bool outlive(struct cg_process *process, uint64_t object, uint8_t gpu, uint64_t bytes) {
+  const uint64_t name = ~++process->objects_outlived;
+  struct cg_table *offered = &process->blocks[CG_KIND_OFFERED];
+  if (!cg_table_put(&process->blocks[CG_KIND_EXPORTED], &(struct cg_row){name, {bytes, 0, gpu}})) return false;
+  for (size_t i = 0; i < offered->capacity; i++)
+    if (offered->rows[i].key && offered->rows[i].value[0] == object) offered->rows[i].value[0] = name;
+  return true;
+}
+
+bool cg_block_outlive(uint64_t object, int gpu, uint64_t bytes) {
+  struct cg_process *process = cg_process();
+  cg_stocks_watch();
+  cg_lock_take(&process->block_lock);
+  bool waits = outlive(process, object, (uint8_t)gpu, bytes);
+  cg_lock_give(&process->block_lock);
+  return waits;
 }
 
 void cg_blocks_drop_context(CUcontext context) {
@@ -163,7 +174,10 @@ void cg_blocks_drop_context(CUcontext context) {
       uint64_t bytes = is_small(&block) ? leave_pages(process, block.key, block.bytes) * CG_GRANULE_BYTES : block.bytes;
       struct cg_row *exported = kind == CG_KIND_POINTER ? cg_table_find(&process->blocks[CG_KIND_IPC], row->key) : NULL;
       struct totals *sums = &total[block.gpu % CGPU_MAX_GPUS];
-      if (exported) bytes = outlive(process, exported, bytes, block.gpu);
+      if (exported && outlive(process, row->key, block.gpu, bytes)) {
+        cg_table_remove(&process->blocks[CG_KIND_IPC], exported);
+        bytes = 0;
+      }
       *(cg_kind_estimated(kind) ? &sums->estimated : &sums->sized) += bytes;
       if (kind == CG_KIND_POINTER && block.references == CG_MANAGED_REFERENCE) sums->managed += bytes;
       cg_table_remove(table, row); /* another row may have moved here: look at i again */

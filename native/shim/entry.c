@@ -125,9 +125,6 @@ static bool next_is(const struct question *question, uintptr_t driver, uintptr_t
   return next.found && (next.definer.base == driver || next.definer.base == self);
 }
 
-/* A handle of glibc's is the object's link map. */
-static bool is_handle_of(void *handle, uintptr_t base) { return ((struct link_map *)handle)->l_addr == base; }
-
 static struct verdict answer(void *pointer) { return (struct verdict){.answer = pointer}; }
 
 static struct verdict decide(const struct question *question) {
@@ -151,7 +148,7 @@ static struct verdict decide(const struct question *question) {
   if (found != ours || theirs) return answer(found);
   /* Through the global scope the program finds us with no driver, or an older one, behind: that does
    * not count, and the search goes on behind us. Asking this very library is another matter. */
-  return answer(is_handle_of(handle, self.base) ? found : ask(RTLD_NEXT, question));
+  return answer(cg_library_base(handle) == self.base ? found : ask(RTLD_NEXT, question));
 }
 
 struct verdict cg_entry_dlsym(void *handle, const char *name, const void *caller) {

@@ -11,7 +11,6 @@
  * part of the quantum. */
 #define MEMOP_PART 8
 #define STREAM_MEMOP_CLASS 2 /* the key that submit.c gives to operations on single words */
-#define LONGEST_COST_NS 10000000000u
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct gate_gpu gpus[CGPU_MAX_GPUS];
@@ -98,12 +97,12 @@ void gate_drop(struct gate_gpu *gpu, uint64_t amount) {
   if (!open) gate_idle(gpu); /* the arbiter waits for it; in an open slot the watcher says it later */
 }
 
-/* What the launch counts for: measured, or a whole quantum. */
+/* What the launch counts for in the queue: as measured, at most a whole quantum, which is also what
+ * one of unknown cost counts for. */
 static uint64_t expected_cost_ns(const struct gate_gpu *gpu, enum cg_work work, uint64_t known_ns) {
-  uint64_t quantum_ns = gate_quantum_ns(gpu);
-  uint64_t cost_ns = known_ns ? known_ns : quantum_ns;
-  if (work == CG_WORK_MEMOP && cost_ns > quantum_ns / MEMOP_PART) cost_ns = quantum_ns / MEMOP_PART;
-  return cost_ns < LONGEST_COST_NS ? cost_ns : LONGEST_COST_NS;
+  uint64_t most_ns = gate_quantum_ns(gpu);
+  if (work == CG_WORK_MEMOP) most_ns /= MEMOP_PART;
+  return known_ns && known_ns < most_ns ? known_ns : most_ns;
 }
 
 enum { PASS_STREAM, PASS_AMOUNT, PASS_SAMPLE, PASS_NOW }; /* of cg_pass.opaque */

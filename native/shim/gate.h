@@ -89,6 +89,7 @@ struct gate_gpu {
   _Atomic(uint64_t) progress_ns;
   uint64_t idle_ns;     /* since when nothing is in flight while BUSY is published; 0: not so */
   uint64_t stall_ns;    /* latest launch that passed because nothing got on */
+  unsigned stalled;     /* how many such launches since something did */
   bool used;
 };
 

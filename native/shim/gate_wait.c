@@ -4,6 +4,7 @@
 #include "futex_words.h"
 
 #define LOOK_NS 250000000u /* a waiting thread looks at the heartbeat that often */
+#define MOST_DOUBLES 10    /* of the patience with work that does not get on */
 #define POLL_NS 1000000u   /* where the kernel cannot wait on two words */
 
 bool gate_heartbeat_lost(uint64_t now_ns) {
@@ -57,27 +58,25 @@ static bool slot_open(struct gate_gpu *gpu, uint64_t now_ns, uint64_t *until_ns)
   return false;
 }
 
-/* Work in flight may wait for the very launch that is held back (a kernel that spins on a flag which
- * the next one sets). So when nothing has got on for a quantum, and for twice as long as all of it
- * should have taken, one launch goes. Returns when that is. */
-static uint64_t stalled_at(struct gate_gpu *gpu, uint64_t before) {
-  uint64_t patience_ns = gate_quantum_ns(gpu), twice_ns = 2 * gate_cost_ns(before);
-  if (patience_ns < twice_ns) patience_ns = twice_ns;
-  uint64_t since_ns = atomic_load(&gpu->progress_ns);
+/* Work in flight may wait for the very launch that is held back: a kernel that spins on a flag which
+ * the next one sets, a collective whose other half has not been launched. So when nothing has got on
+ * for a quantum, one launch goes; for two quanta, the next, and so on in doubles, since work that
+ * just takes long looks the same. */
+static bool pass_stalled(struct gate_gpu *gpu, uint64_t now_ns, uint64_t *until_ns) {
   gate_lock();
-  if (since_ns < gpu->stall_ns) since_ns = gpu->stall_ns;
+  uint64_t progress_ns = atomic_load(&gpu->progress_ns);
+  if (gpu->stall_ns <= progress_ns) gpu->stalled = 0;
+  uint64_t since_ns = gpu->stalled ? gpu->stall_ns : progress_ns;
+  uint64_t patience_ns = gate_quantum_ns(gpu) << gpu->stalled;
+  bool pass = now_ns >= since_ns + patience_ns;
+  if (pass) {
+    gpu->stall_ns = now_ns;
+    if (gpu->stalled < MOST_DOUBLES) gpu->stalled++;
+  } else if (since_ns + patience_ns < *until_ns) {
+    *until_ns = since_ns + patience_ns;
+  }
   gate_unlock();
-  return since_ns + patience_ns;
-}
-
-static bool pass_stalled(struct gate_gpu *gpu, uint64_t before, uint64_t now_ns, uint64_t *until_ns) {
-  uint64_t stalled_ns = stalled_at(gpu, before);
-  if (stalled_ns < *until_ns) *until_ns = stalled_ns;
-  if (now_ns < stalled_ns) return false;
-  gate_lock();
-  gpu->stall_ns = now_ns;
-  gate_unlock();
-  return true;
+  return pass;
 }
 
 /* Whether one of the tenant's other processes has work in flight. */
@@ -111,7 +110,7 @@ static bool attempt(struct gate_gpu *gpu, enum cg_work work, uint64_t amount, ui
   }
   if (!slot_open(gpu, now_ns, until_ns)) return false;
   uint64_t before = atomic_load(&gpu->inflight);
-  bool stalled = !fits(gpu, before, now_ns, *until_ns) && pass_stalled(gpu, before, now_ns, until_ns);
+  bool stalled = !fits(gpu, before, now_ns, *until_ns) && pass_stalled(gpu, now_ns, until_ns);
   if (!stalled && !fits(gpu, before, now_ns, *until_ns)) return false;
   before = gate_take(gpu, amount);
   /* Meanwhile the slot may have closed, before the arbiter could see that this process is busy, or

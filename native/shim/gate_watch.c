@@ -34,19 +34,25 @@ static uint64_t shortest_sleep_ns(const struct gate_gpu *gpu) {
   return GATE_LOAD(&gpu->grants->contenders) > 1 ? RIVALS_SLEEP_NS : NOBODY_SLEEP_NS;
 }
 
-/* When to ask for the stream's oldest unfinished work again. */
-static uint64_t next_look(const struct gate_stream *stream, uint64_t now_ns) {
-  uint64_t upto, since_ns;
-  uint32_t first = atomic_load(&stream->first);
-  if (gate_has_markers(stream)) {
-    upto = stream->marker[first % GATE_MARKERS].upto;
-    since_ns = stream->marker[first % GATE_MARKERS].since_ns;
-  } else {
-    upto = atomic_load(&stream->submitted);
-    since_ns = atomic_load(&stream->batch_since_ns);
+/* How long the stream's oldest unfinished part should take, and since when. */
+static uint64_t expected_ns(const struct gate_stream *stream, uint64_t *since_ns) {
+  uint64_t retired = atomic_load(&stream->retired);
+  if (!gate_has_markers(stream)) {
+    *since_ns = atomic_load(&stream->batch_since_ns);
+    return gate_cost_ns(atomic_load(&stream->submitted) - retired);
   }
+  const struct gate_marker *marker = &stream->marker[atomic_load(&stream->first) % GATE_MARKERS];
+  uint64_t known_ns = marker->key ? gate_cost_known(marker->key) : 0;
+  *since_ns = marker->since_ns;
+  /* What it counts for in the queue ends at a quantum; a longer kernel is asked for at its own end. */
+  return known_ns ? known_ns * marker->launches : gate_cost_ns(marker->upto - retired);
+}
+
+/* When to ask for it again. */
+static uint64_t next_look(const struct gate_stream *stream, uint64_t now_ns) {
+  uint64_t since_ns, length_ns = expected_ns(stream, &since_ns);
   if (since_ns < stream->progress_ns) since_ns = stream->progress_ns;
-  uint64_t due_ns = since_ns + gate_cost_ns(upto - atomic_load(&stream->retired));
+  uint64_t due_ns = since_ns + length_ns;
   uint64_t sleep_ns = due_ns > now_ns ? (due_ns - now_ns) * 3 / 4 : (now_ns - due_ns) / 16;
   uint64_t shortest_ns = shortest_sleep_ns(stream->gpu);
   if (sleep_ns < shortest_ns) sleep_ns = shortest_ns;

@@ -95,7 +95,9 @@ static CUresult free_async(CUresult (*real)(CUdeviceptr, CUstream), CUdeviceptr 
   if (!cg_is_tenant() || cg_capturing(stream)) return real(pointer, given);
   bool known = cg_block_take(CG_KIND_POINTER, pointer, &block);
   CUresult result = real(pointer, given);
-  if (known && result == CUDA_SUCCESS) cg_free_deferred(&block, stream);
+  struct cg_block export;
+  if (known && result == CUDA_SUCCESS && cg_block_find(CG_KIND_IPC, pointer, &export)) cg_exported_block_return(&block);
+  else if (known && result == CUDA_SUCCESS) cg_free_deferred(&block, stream);
   else if (known) cg_block_add(&block);
   return result;
 }
@@ -172,8 +174,8 @@ CG_EXPORT CUresult cuMemPoolExportToShareableHandle(void *handle_out, CUmemoryPo
   CUresult result = driver->cuMemPoolExportToShareableHandle(handle_out, pool, handleType, flags);
   if (result != CUDA_SUCCESS || !cg_is_tenant()) return result;
   uint64_t digest = cg_digest_shareable(handle_out, handleType, false);
-  cg_export_offer(digest);
-  cg_pool_exported(pool, digest);
+  cg_export_offer(digest, (uint64_t)(uintptr_t)pool, cg_shareable_descriptor(handle_out, handleType));
+  cg_pool_shared(pool, digest);
   return result;
 }
 
@@ -188,7 +190,7 @@ CG_EXPORT CUresult cuMemPoolImportFromShareableHandle(CUmemoryPool *pool_out, vo
   CUresult result = driver->cuMemPoolImportFromShareableHandle(pool_out, handle, handleType, flags);
   if (result == CUDA_SUCCESS && cg_is_tenant()) {
     cg_pool_note(*pool_out, CG_UNCHARGED_GPU); /* the exporter is charged */
-    cg_pool_exported(*pool_out, digest);
+    cg_pool_shared(*pool_out, digest);
   } else {
     cg_export_leave(digest);
   }

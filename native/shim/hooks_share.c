@@ -20,9 +20,8 @@ CG_EXPORT CUresult cuIpcGetMemHandle(CUipcMemHandle *pHandle, CUdeviceptr dptr) 
   CUdeviceptr base = dptr;
   size_t size;
   if (driver->x_cuMemGetAddressRange_v2(&base, &size, dptr) != CUDA_SUCCESS) base = dptr;
-  struct cg_block export = {.key = base, .bytes = cg_digest(pHandle, sizeof *pHandle), .kind = CG_KIND_IPC}, earlier;
-  if (cg_block_find(CG_KIND_IPC, base, &earlier) && earlier.bytes == export.bytes) return result;
-  if (cg_block_add(&export)) cg_export_offer(export.bytes);
+  if (cg_block_add(&(struct cg_block){.key = base, .kind = CG_KIND_IPC}))
+    cg_export_offer(cg_digest(pHandle, sizeof *pHandle), base, -1);
   return result;
 }
 

@@ -7,18 +7,19 @@
 #include "process.h"
 #include "share.h"
 
-/* A row of the table of physical memory, by handle: bytes; references:56 | gpu:8; digest of its
- * export or import, or 0. Imported memory has UNCHARGED for its gpu: its exporter is charged. */
-enum { BYTES, STATE, DIGEST };
+/* A row of the table of physical memory, by handle: bytes; references:56 | gpu:8; of imported memory,
+ * which has UNCHARGED for its gpu because the exporter is charged, the digest; of other memory, whether
+ * it was exported. */
+enum { BYTES, STATE, SHARED };
 #define UNCHARGED 0xffu
 #define REFERENCE 0x100u
 
 /* A row of the table of mappings, by first address. */
 enum { HANDLE, SIZE };
 
-static void remember(CUmemGenericAllocationHandle handle, uint64_t bytes, unsigned gpu, uint64_t digest) {
+static void remember(CUmemGenericAllocationHandle handle, uint64_t bytes, unsigned gpu, uint64_t shared) {
   struct cg_process *process = cg_process();
-  struct cg_row row = {handle, {bytes, REFERENCE | gpu, digest}};
+  struct cg_row row = {handle, {bytes, REFERENCE | gpu, shared}};
   cg_lock_take(&process->physical_lock);
   cg_table_put(&process->physical, &row); /* without memory for it: charged for good */
   cg_lock_give(&process->physical_lock);
@@ -46,8 +47,8 @@ static bool add_reference(uint64_t handle) {
 static void release(const struct cg_row *gone) {
   if (!gone->key) return;
   unsigned gpu = gone->value[STATE] & 0xff;
-  if (gpu == UNCHARGED) cg_export_leave(gone->value[DIGEST]);
-  else cg_exported_return((int)gpu, gone->value[BYTES], gone->value[DIGEST]);
+  if (gpu == UNCHARGED) cg_export_leave(gone->value[SHARED]);
+  else cg_exported_return((int)gpu, gone->value[BYTES], gone->key, gone->value[SHARED]);
 }
 
 /* Memory of the host is no business of the card's. */
@@ -149,15 +150,12 @@ CG_EXPORT CUresult cuMemExportToShareableHandle(void *shareableHandle, CUmemGene
   if (result != CUDA_SUCCESS || !cg_is_tenant()) return result;
   struct cg_process *process = cg_process();
   uint64_t digest = cg_digest_shareable(shareableHandle, handleType, false);
-  bool offer = false;
   cg_lock_take(&process->physical_lock);
   struct cg_row *row = cg_table_find(&process->physical, handle);
-  if (row && (row->value[STATE] & 0xff) != UNCHARGED) {
-    offer = digest != row->value[DIGEST]; /* exported once more: offered already */
-    row->value[DIGEST] = digest;
-  }
+  bool own = row && (row->value[STATE] & 0xff) != UNCHARGED;
+  if (own) row->value[SHARED] = true;
   cg_lock_give(&process->physical_lock);
-  if (offer) cg_export_offer(digest);
+  if (own) cg_export_offer(digest, handle, cg_shareable_descriptor(shareableHandle, handleType));
   return result;
 }
 

@@ -23,4 +23,7 @@ const struct cg_elf *cg_library_elf(struct cg_library *library);
 /* A function of the library, or null when it is not loaded or does not export the name. */
 void *cg_library_function(struct cg_library *library, const char *name);
 
+/* The load address of the object that a handle of dlopen's stands for. */
+uintptr_t cg_library_base(void *handle);
+
 #endif

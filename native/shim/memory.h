@@ -32,9 +32,10 @@ void cg_return_estimate(int gpu, uint64_t bytes);
 /* Charges what the card holds already, whatever the quota: the truth is not refused. */
 void cg_charge_truth(int gpu, uint64_t bytes);
 
-/* Whether a quota's worth of what is free could be had: called when a reserve does not fit, with no
- * lock held; true: something was returned, try again. Set once, before the first reserve can fail. */
-void cg_set_relief(bool (*relieve)(int gpu));
+/* From now on this process has something in stock that can be given back before a reserve is refused. */
+void cg_stocks_watch(void);
+/* Gives it back, with no lock held; true: use has become less. (pools.c) */
+bool cg_stocks_relieve(int gpu);
 
 void cg_note_managed(int gpu, int64_t bytes); /* part of what is charged */
 void cg_note_contexts(int gpu, int change);
@@ -44,18 +45,19 @@ void cg_note_denied(int gpu);                 /* a call refused for another reas
 
 #define CG_MANAGED_REFERENCE 1 /* `references` of a CG_KIND_POINTER that is managed memory */
 
-/* Kinds beyond those of core.h: what this process shares, and charges that outlive their block. */
-#define CG_KIND_IMPORTED ((enum cg_kind)11) /* key: address of another process's block; bytes: digest */
-#define CG_KIND_OFFERED ((enum cg_kind)12)  /* key: digest; references: how often exported */
+/* Kinds beyond those of core.h: what this process shares, and charges that outlive their block. Where
+ * no charge is meant, the fields are used otherwise. (CG_KIND_IPC: a pointer that was exported.) */
+#define CG_KIND_IMPORTED ((enum cg_kind)11) /* key: address of another process's block; bytes: digest; references */
+#define CG_KIND_OFFERED ((enum cg_kind)12)  /* key: digest; bytes: object; references: descriptor + 1 */
 #define CG_KIND_OPENED ((enum cg_kind)13)   /* key: digest; references: how often open here */
-#define CG_KIND_EXPORTED ((enum cg_kind)14) /* key: digest; freed here, held open by other processes */
+#define CG_KIND_EXPORTED ((enum cg_kind)14) /* key: object; freed here, but others may hold it open */
 #define CG_KIND_DEFERRED ((enum cg_kind)15) /* key: event; freed in stream order, the event not reached */
 
 bool cg_block_find(enum cg_kind kind, uint64_t key, struct cg_block *found);
 /* Adds to `references`, and removes the block when they become 0. The new count; -1: unknown block. */
 int cg_block_count(enum cg_kind kind, uint64_t key, int change);
-/* One block after another, from *cursor = 0 until 0 is returned. Blocks that come or go meanwhile may
- * be missed. */
+/* One block after another, from *cursor = 0 until 0 is returned. Blocks that come meanwhile may be missed;
+ * after a removal begin again. */
 uint64_t cg_block_next(enum cg_kind kind, size_t *cursor, struct cg_block *found);
 /* Names the blocks of a context otherwise: of one that is being destroyed, lest its handle be reused
  * by another thread before they are dropped. */
@@ -64,6 +66,9 @@ void cg_blocks_move_context(CUcontext from, CUcontext to);
 /* The granules that a small block lies on: how many of them nobody lay on before, or lies on now. */
 unsigned cg_pages_enter(uint64_t address, uint64_t bytes);
 unsigned cg_pages_leave(uint64_t address, uint64_t bytes);
+
+/* Leaves a charge to cg_exports_settle: the object goes, its offers remain. False: no memory for that. */
+bool cg_block_outlive(uint64_t object, int gpu, uint64_t bytes);
 
 /* Whether a block's charge is an estimate. */
 static inline bool cg_kind_estimated(enum cg_kind kind) {

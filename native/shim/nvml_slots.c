@@ -14,22 +14,24 @@
 #include "nvml_driver.h"
 #include "region_slot.h"
 
-/* State letter and start time (field 22) from /proc/PID/stat; false when it cannot be read, for want
- * of the process or, under hidepid, of permission. */
-static bool read_stat(unsigned pid, char *state, uint64_t *start_ticks) {
+enum identity { SAME, OTHER, UNREADABLE /* no such process, or hidden from us (hidepid) */ };
+
+/* Whether the living process with this pid is the one that started when the slot says: state letter
+ * and start time (field 22) of /proc/PID/stat. */
+static enum identity identify(unsigned pid, const struct cgpu_usage_slot_header *slot) {
   char path[32], text[1024];
   snprintf(path, sizeof path, "/proc/%u/stat", pid);
   FILE *file = fopen(path, "re");
-  if (!file) return false;
+  if (!file) return UNREADABLE;
   size_t size = fread(text, 1, sizeof text - 1, file);
   fclose(file);
   text[size] = '\0';
   const char *rest = strrchr(text, ')'); /* the second field, the name, may hold anything */
+  char state;
   unsigned long long ticks;
-  if (!rest || sscanf(rest + 1, " %c%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s %llu", state, &ticks) != 2)
-    return false;
-  *start_ticks = ticks;
-  return true;
+  if (!rest || sscanf(rest + 1, " %c%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s%*s %llu", &state, &ticks) != 2)
+    return UNREADABLE;
+  return state != 'Z' && state != 'X' && ticks == slot->start_ticks ? SAME : OTHER;
 }
 
 /* The last number of the line NSpid: the pid in the process's own namespace. */
@@ -50,21 +52,15 @@ static bool read_innermost_pid(unsigned pid, unsigned *innermost) {
 
 /* A slot may say "living" of a process that was just killed, and its pid may be another's by now. */
 static bool is_alive(const struct cgpu_usage_slot_header *slot) {
-  char state;
-  uint64_t start_ticks;
   if (kill((pid_t)slot->pid, 0) != 0 && errno == ESRCH) return false;
-  if (!read_stat(slot->pid, &state, &start_ticks)) return true;
-  return state != 'Z' && state != 'X' && start_ticks == slot->start_ticks;
+  return identify(slot->pid, slot) != OTHER;
 }
 
 /* The candidate that is the slot's process, 0 for none. */
 static unsigned recognise(const struct cgpu_usage_slot_header *slot, const unsigned *candidates, unsigned count) {
   for (unsigned i = 0; i < count; i++) {
-    char state;
     unsigned innermost;
-    uint64_t start_ticks;
-    if (read_innermost_pid(candidates[i], &innermost) && innermost == slot->pid &&
-        read_stat(candidates[i], &state, &start_ticks) && start_ticks == slot->start_ticks)
+    if (read_innermost_pid(candidates[i], &innermost) && innermost == slot->pid && identify(candidates[i], slot) == SAME)
       return candidates[i];
   }
   return 0;

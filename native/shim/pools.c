@@ -40,13 +40,6 @@ bool cg_capturing(CUstream stream) {
 
 /* ---- pools ---- */
 
-static bool relieve(int gpu);
-
-void cg_stocks_watch(void) {
-  cg_set_relief(relieve);
-  atomic_store_explicit(&cg_process()->stocks, true, memory_order_relaxed);
-}
-
 void cg_pool_note(CUmemoryPool pool, int gpu) {
   struct cg_process *process = cg_process();
   struct cg_row row = {POOL_KEY(pool), {0, 0, (uint8_t)(gpu < 0 ? CG_UNCHARGED_GPU : gpu)}};
@@ -154,13 +147,13 @@ void cg_pool_forget(CUmemoryPool pool) {
     cg_table_remove(&process->pools, row);
   }
   cg_lock_give(&process->pool_lock);
-  bool exported = cg_block_take(CG_KIND_POOL, POOL_KEY(pool), &export);
+  bool shared = cg_block_take(CG_KIND_POOL, POOL_KEY(pool), &export);
   if (was.key && STATE_GPU(&was) != CG_UNCHARGED_GPU)
-    cg_exported_return(STATE_GPU(&was), was.value[CHARGED], exported ? export.bytes : 0);
-  else if (exported) cg_export_leave(export.bytes); /* it was another process's */
+    cg_exported_return(STATE_GPU(&was), was.value[CHARGED], POOL_KEY(pool), shared);
+  else if (shared) cg_export_leave(export.bytes); /* it was another process's */
 }
 
-void cg_pool_exported(CUmemoryPool pool, uint64_t digest) {
+void cg_pool_shared(CUmemoryPool pool, uint64_t digest) {
   cg_block_add(&(struct cg_block){.key = POOL_KEY(pool), .bytes = digest, .kind = CG_KIND_POOL});
 }
 
@@ -238,7 +231,7 @@ void cg_pools_refresh(int gpu) {
 }
 
 /* What the driver keeps for reuse is given back before an allocation is refused. */
-static bool relieve(int gpu) {
+bool cg_stocks_relieve(int gpu) {
   const struct cg_driver *driver = cg_driver();
   uint64_t before, after, quota;
   cg_usage_now(gpu, &before, &quota);

@@ -16,9 +16,6 @@ void cg_stream_leave(struct cg_stream_scope *scope);
 
 bool cg_capturing(CUstream stream);
 
-/* From now on there is something in stock that can be given back. */
-void cg_stocks_watch(void);
-
 /* Takes note of a pool; gpu as in cg_gpu_of_device, or CG_UNCHARGED_GPU. */
 void cg_pool_note(CUmemoryPool pool, int gpu);
 /* The GPU row whose quota a pool is charged to; -1: it is not charged. */
@@ -30,9 +27,9 @@ bool cg_pool_settle(CUmemoryPool pool, int gpu, uint64_t spare_bytes);
 uint64_t cg_pool_growth(CUmemoryPool pool, uint64_t bytes);
 /* Whether what the pool holds and does not use would do for a block. */
 bool cg_pool_has_room(CUmemoryPool pool, uint64_t bytes);
-/* A destroyed pool; the digest is what it was exported as, or 0. */
-void cg_pool_forget(CUmemoryPool pool);
-void cg_pool_exported(CUmemoryPool pool, uint64_t digest);
+void cg_pool_forget(CUmemoryPool pool); /* destroyed */
+/* It was exported, or imported, as the digest. */
+void cg_pool_shared(CUmemoryPool pool, uint64_t digest);
 
 /* The block was freed on the stream; its charge is returned when the stream has come to it. */
 void cg_free_deferred(const struct cg_block *block, CUstream stream);

@@ -37,6 +37,7 @@ struct cg_process {
 
   struct cg_lock block_lock;
   struct cg_table blocks[CG_MAX_KINDS];
+  uint64_t objects_outlived;
   struct cg_table pages; /* granules that hold small blocks; taken under block_lock */
 
   _Atomic(bool) stocks; /* there is, or was, something for cg_pools_refresh to look at */

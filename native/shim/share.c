@@ -72,16 +72,12 @@ static struct cgpu_usage *table(void) {
   return region->state == CG_REGION_READY ? region->usage : NULL;
 }
 
-/* ---- counts within this process: how often it offered, how often it holds open ---- */
+/* ---- offering and opening ---- */
 
-static bool counted_first(enum cg_kind kind, uint64_t digest) {
-  if (cg_block_count(kind, digest, 1) >= 0) return false;
-  return cg_block_add(&(struct cg_block){.key = digest, .kind = (uint8_t)kind, .references = 1});
-}
-
-void cg_export_offer(uint64_t digest) {
+void cg_export_offer(uint64_t digest, uint64_t object, int fd) {
   struct cgpu_usage *usage = table();
-  if (!usage || !digest || !counted_first(CG_KIND_OFFERED, digest)) return;
+  struct cg_block known, offer = {.key = digest, .bytes = object, .kind = CG_KIND_OFFERED, .references = (uint16_t)(fd + 1)};
+  if (!usage || !digest || cg_block_find(CG_KIND_OFFERED, digest, &known) || !cg_block_add(&offer)) return;
   uint64_t self = self_word();
   for (unsigned i = 0; i < CGPU_MAX_EXPORTS; i++) {
     struct cgpu_usage_export *row = &usage->exports[(digest + i) % CGPU_MAX_EXPORTS];
@@ -100,7 +96,8 @@ bool cg_export_open(uint64_t digest) {
   struct cgpu_usage *usage = table();
   struct cgpu_usage_export *row = usage ? find_row(usage, digest, 0) : NULL;
   if (!row) return false;
-  if (!counted_first(CG_KIND_OPENED, digest)) return true;
+  if (cg_block_count(CG_KIND_OPENED, digest, 1) > 0) return true; /* this process has it open already */
+  cg_block_add(&(struct cg_block){.key = digest, .kind = CG_KIND_OPENED, .references = 1});
   for (unsigned i = 0; i < CGPU_EXPORT_IMPORTERS; i++) {
     uint64_t importer = load(&row->importer[i]);
     if (!living(usage, importer) && swap(&row->importer[i], importer, self_word())) return true;
@@ -121,22 +118,45 @@ void cg_export_leave(uint64_t digest) {
   }
 }
 
-bool cg_export_held(uint64_t digest) {
-  struct cgpu_usage *usage = table();
-  struct cgpu_usage_export *row = usage ? find_row(usage, digest, self_word()) : NULL;
-  return row && row_held(usage, row);
+/* ---- what outlives its owner's interest in it ---- */
+
+/* Whether an offer may still keep memory: by a process that holds it open, or by the descriptor. */
+static bool offer_held(struct cgpu_usage *usage, const struct cg_block *offer) {
+  struct cgpu_usage_export *row = find_row(usage, offer->key, self_word());
+  if (row && row_held(usage, row)) return true;
+  int fd = offer->references - 1;
+  return fd >= 0 && cg_digest_shareable(&fd, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, false) == offer->key;
 }
 
-void cg_export_withdraw(uint64_t digest) {
-  struct cgpu_usage *usage = table();
-  if (!usage || cg_block_count(CG_KIND_OFFERED, digest, -1) != 0) return;
+static void withdraw(struct cgpu_usage *usage, uint64_t digest) {
+  struct cg_block offer;
+  if (!cg_block_take(CG_KIND_OFFERED, digest, &offer)) return;
   struct cgpu_usage_export *row = find_row(usage, digest, self_word());
   if (!row) return;
   __atomic_store_n(&row->key, 0, __ATOMIC_RELEASE);
   __atomic_store_n(&row->owner, 0, __ATOMIC_RELEASE);
 }
 
-/* ---- charges of what was exported ---- */
+static bool object_held(struct cgpu_usage *usage, uint64_t object) {
+  struct cg_block offer;
+  for (size_t cursor = 0; cg_block_next(CG_KIND_OFFERED, &cursor, &offer);)
+    if (offer.bytes == object && offer_held(usage, &offer)) return true;
+  return false;
+}
+
+static void withdraw_object(struct cgpu_usage *usage, uint64_t object) {
+  struct cg_block offer;
+  for (size_t cursor = 0; cg_block_next(CG_KIND_OFFERED, &cursor, &offer);) {
+    if (offer.bytes != object) continue;
+    withdraw(usage, offer.key);
+    cursor = 0; /* removing moves rows */
+  }
+}
+
+void cg_exported_return(int gpu, uint64_t bytes, uint64_t object, bool exported) {
+  if (exported && bytes && cg_block_outlive(object, gpu, bytes)) cg_exports_settle(gpu);
+  else cg_return(gpu, bytes);
+}
 
 void cg_exported_block_return(const struct cg_block *block) {
   struct cg_block export;
@@ -144,30 +164,19 @@ void cg_exported_block_return(const struct cg_block *block) {
     cg_block_return(block);
     return;
   }
-  cg_exported_return(block->gpu, block->bytes < CG_SMALL_BYTES
-                                     ? cg_pages_leave(block->key, block->bytes) * CG_GRANULE_BYTES
-                                     : block->bytes, export.bytes);
+  uint64_t bytes = block->bytes;
+  if (bytes < CG_SMALL_BYTES) bytes = cg_pages_leave(block->key, bytes) * CG_GRANULE_BYTES;
+  cg_exported_return(block->gpu, bytes, block->key, true);
 }
 
-void cg_exported_return(int gpu, uint64_t bytes, uint64_t digest) {
-  if (digest && cg_export_held(digest)) {
-    struct cg_block waiting = {.key = digest, .bytes = bytes, .kind = CG_KIND_EXPORTED, .gpu = (uint8_t)gpu}, before;
-    if (cg_block_take(CG_KIND_EXPORTED, digest, &before)) waiting.bytes += before.bytes;
-    if (cg_block_add(&waiting)) return;
-  }
-  if (digest) cg_export_withdraw(digest);
-  cg_return(gpu, bytes);
-}
-
-bool cg_exports_settle(int gpu) {
-  bool any = false;
+void cg_exports_settle(int gpu) {
+  struct cgpu_usage *usage = table();
   struct cg_block waiting;
-  for (size_t cursor = 0; cg_block_next(CG_KIND_EXPORTED, &cursor, &waiting);) {
-    if (waiting.gpu != gpu || cg_export_held(waiting.key)) continue;
-    if (!cg_block_take(CG_KIND_EXPORTED, waiting.key, &waiting)) continue;
-    cg_export_withdraw(waiting.key);
+  for (size_t cursor = 0; usage && cg_block_next(CG_KIND_EXPORTED, &cursor, &waiting);) {
+    if (waiting.gpu != gpu || object_held(usage, waiting.key)) continue;
+    if (!cg_block_take(CG_KIND_EXPORTED, waiting.key, &waiting)) continue; /* another thread did */
+    withdraw_object(usage, waiting.key);
     cg_return(gpu, waiting.bytes);
-    any = true;
+    cursor = 0; /* removing moves rows */
   }
-  return any;
 }

@@ -141,7 +141,7 @@ static const char *refusal(const struct sg_state *state, off_t size) {
   if ((size_t)size < offsetof(struct sg_state, machine) || state->magic != SG_MAGIC)
     return "is not the state of a simulated machine";
   if (state->version != SG_VERSION || state->size_bytes != sizeof *state || (uint64_t)size != state->size_bytes)
-    return "is of another version of cgpu: remove the folder and create the machine again";
+    return "is truncated or of another version of cgpu: remove the folder and create the machine again";
   read_line("/proc/sys/kernel/random/boot_id", boot_id, sizeof boot_id);
   if (strcmp(boot_id, state->boot_id) != 0)
     return "is from before the last boot: remove the folder and create the machine again";

@@ -7,7 +7,7 @@
 
 /* A destroyed context's struct stays, so that a stale handle (in another thread's stack) answers
  * CONTEXT_IS_DESTROYED instead of being somebody else's memory. */
-static struct CUctx_st *live;
+static struct CUctx_st *live, *ended;
 
 /* Defaults as documented for cuCtxSetLimit and observed on current cards. */
 static const size_t default_limits[CU_LIMIT_MAX] = {
@@ -116,6 +116,10 @@ CUresult sim_context_end(CUcontext context) {
   for (struct sim_owned *owned; (owned = next_owned(context));)
     owned->destroy(owned);
   sim_streams_end(context);
+  sim_lock();
+  context->next_live = ended;
+  ended = context;
+  sim_unlock();
   return CUDA_SUCCESS;
 }
 
@@ -157,7 +161,7 @@ CUresult sim_context_of(CUcontext handle, CUcontext *context) {
 
 CUresult sim_context_wait(CUcontext context) {
   CUresult result = sim_streams_wait(context);
-  return result == CUDA_SUCCESS ? (CUresult)atomic_load(&context->sticky) : result;
+  return result == CUDA_SUCCESS ? sim_context_probe(context) : result;
 }
 
 static CUresult synchronize(CUcontext handle) {

@@ -183,7 +183,9 @@ static CUresult stick(CUcontext context, CUresult result) {
   return (CUresult)atomic_load(&context->sticky);
 }
 
-CUresult sim_context_probe(CUcontext context) { return stick(context, fault_result(context)); }
+CUresult sim_context_probe(CUcontext context) {
+  return stick(context, sg_card_lost(context->card) ? CUDA_ERROR_DEVICE_UNAVAILABLE : fault_result(context));
+}
 
 CUresult sim_context_result(CUcontext context, int sg_error) {
   CUresult result = sim_result(sg_error);

@@ -1,7 +1,9 @@
 /* cuda_event.c - events: fences that carry the device time of their last record.
  *
  * Each record takes the next value of the event's fence; the event is complete when the fence has
- * reached the value of the last record. Interprocess events count the records of all processes in a
+ * reached the value of the last record. A record that could overtake an earlier one, because that is
+ * still under way in another stream, begins a new fence: who waits for the earlier record goes on
+ * waiting for it. Interprocess events count the records of all processes in a
  * second fence, `recorded`, because only the recorder knows the value otherwise.
  */
 #include "cuda_internal.h"
@@ -21,6 +23,22 @@ static void destroy_event(struct sim_owned *owned) {
   free(event);
 }
 
+/* The handle that is exported names both fences. */
+static CUresult make_shared(CUevent event) {
+  sg_fence fence, recorded;
+  CUresult result = sim_result(sg_fence_create(&fence));
+  if (result != CUDA_SUCCESS)
+    return result;
+  result = sim_result(sg_fence_create(&recorded));
+  if (result != CUDA_SUCCESS) {
+    sg_fence_destroy(fence);
+    return result;
+  }
+  event->fence = fence;
+  event->recorded = recorded;
+  return CUDA_SUCCESS;
+}
+
 CUresult sim_event_create(CUcontext context, unsigned flags, CUevent *event) {
   const unsigned known = CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING | CU_EVENT_INTERPROCESS;
   if ((flags & ~known) || ((flags & CU_EVENT_INTERPROCESS) && !(flags & CU_EVENT_DISABLE_TIMING)))
@@ -31,15 +49,8 @@ CUresult sim_event_create(CUcontext context, unsigned flags, CUevent *event) {
   fresh->magic = SIM_MAGIC_EVENT;
   fresh->context = context;
   fresh->flags = flags;
-  CUresult result = CUDA_SUCCESS;
-  if (flags & CU_EVENT_INTERPROCESS) { /* the handle that is exported names both */
-    result = sim_result(sg_fence_create(&fresh->fence));
-    if (result == CUDA_SUCCESS)
-      result = sim_result(sg_fence_create(&fresh->recorded));
-  }
+  CUresult result = flags & CU_EVENT_INTERPROCESS ? make_shared(fresh) : CUDA_SUCCESS;
   if (result != CUDA_SUCCESS) {
-    if (fresh->fence)
-      sg_fence_destroy(fresh->fence);
     free(fresh);
     return result;
   }
@@ -72,20 +83,30 @@ CUresult cuEventDestroy_v2(CUevent hEvent) { return destroy(hEvent); }
 
 /* ---- recording (inside begin/end of the stream) and what was recorded ---- */
 
-static CUresult ensure_fence(CUevent event) {
-  sg_fence fresh;
-  if (event->fence)
+static bool may_overtake(CUevent event, CUstream stream) {
+  uint64_t reached, when;
+  if (event->recorded || event->stream_id == stream->id)
+    return false;
+  return sg_fence_read(event->fence, &reached, &when) != SG_OK || reached < atomic_load(&event->value);
+}
+
+/* The fence of the next record; call with the stream's lock held. Two threads that record the same
+ * event at once are in no order, but neither may lose its fence. */
+static CUresult ensure_fence(CUevent event, CUstream stream) {
+  sg_fence fresh = 0, old = event->fence;
+  if (old && !may_overtake(event, stream))
     return CUDA_SUCCESS;
   CUresult result = sim_result(sg_fence_create(&fresh));
   if (result != CUDA_SUCCESS)
     return result;
   sim_lock();
-  bool first = event->fence == 0;
-  if (first)
+  bool replaced = event->fence == old;
+  if (replaced)
     event->fence = fresh;
   sim_unlock();
-  if (!first)
-    sg_fence_destroy(fresh);
+  sg_fence unused = replaced ? old : fresh; /* queued items that name it keep their meaning */
+  if (unused)
+    sg_fence_destroy(unused);
   return CUDA_SUCCESS;
 }
 
@@ -105,11 +126,12 @@ CUresult sim_event_put_record(CUstream stream, CUevent event) {
   if (event->context != stream->context)
     return CUDA_ERROR_INVALID_HANDLE;
   uint64_t value;
-  CUresult result = ensure_fence(event);
+  CUresult result = ensure_fence(event, stream);
   if (result == CUDA_SUCCESS)
     result = next_value(event, &value);
   if (result != CUDA_SUCCESS)
     return result;
+  event->stream_id = stream->id;
   const struct sg_item signal = {.op = SG_OP_SIGNAL, .fence = event->fence, .value = value};
   return sim_stream_item(stream, &signal);
 }

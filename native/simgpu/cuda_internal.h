@@ -355,8 +355,9 @@ struct CUevent_st {
   uint32_t magic;
   CUcontext context;
   unsigned flags;
-  sg_fence fence;    /* made by the first record; 0 until then */
-  _Atomic uint64_t value; /* of the last record; 0: never recorded, which counts as complete */
+  _Atomic sg_fence fence;     /* made by the first record; 0 until then */
+  _Atomic uint64_t value;     /* of the last record; 0: never recorded, which counts as complete */
+  _Atomic uint64_t stream_id; /* of the last record */
   sg_fence recorded; /* interprocess events: counts the records of all processes; else 0 */
   struct sim_captured_event *captured; /* cuda_capture.c's: last recorded in a capturing stream */
   bool imported;

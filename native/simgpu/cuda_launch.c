@@ -179,10 +179,11 @@ static void arrive(void *word) { __atomic_fetch_add((uint32_t *)word, 1, __ATOMI
 static CUresult put_word_kernel(CUstream stream, const struct sim_launch *launch, uint64_t duration_ns) {
   struct word_arguments arguments;
   void *alias;
+  bool pageable = false;
   memcpy(&arguments.address, launch->parameters, sizeof arguments.address);
   memcpy(&arguments.value, (const char *)launch->parameters + sizeof arguments.address, sizeof arguments.value);
   if (arguments.address % sizeof(uint32_t) ||
-      sim_resolve(arguments.address, sizeof(uint32_t), true, &alias, NULL) != CUDA_SUCCESS) {
+      sim_resolve(arguments.address, sizeof(uint32_t), true, &alias, &pageable) != CUDA_SUCCESS || pageable) {
     int sound = CUDA_SUCCESS;
     atomic_compare_exchange_strong(&stream->context->sticky, &sound, CUDA_ERROR_ILLEGAL_ADDRESS);
     return CUDA_SUCCESS; /* as a real launch: what goes wrong on the card is told later */

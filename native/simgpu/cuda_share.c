@@ -167,7 +167,18 @@ bool sim_share_import(int descriptor, enum sim_share_kind kind, struct sim_share
   return true;
 }
 
+/* Two processes of one pid (in different namespaces) do not start in the same nanosecond. */
+static pthread_once_t process_once = PTHREAD_ONCE_INIT;
+static uint64_t process_token;
+
+static void make_process_token(void) { process_token = sg_now_ns() ^ (uint64_t)getpid() << 44; }
+
+uint64_t sim_share_process(void) {
+  pthread_once(&process_once, make_process_token);
+  return process_token;
+}
+
 void sim_share_token(uint64_t token[2]) {
-  token[0] = sg_now_ns();
-  token[1] = (uint64_t)getpid() << 32 | (sim_next_id() & UINT32_MAX);
+  token[0] = sim_share_process();
+  token[1] = sim_next_id();
 }

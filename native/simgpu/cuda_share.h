@@ -31,7 +31,9 @@ int sim_share_export(const struct sim_share *record, void (*closed)(void *argume
 /* Reads the record without consuming it; false when the descriptor carries none of that kind. */
 bool sim_share_import(int descriptor, enum sim_share_kind kind, struct sim_share *record);
 
-/* A value that no other object of any process of this machine has. */
+/* A value that no other object of any process of this machine has, */
 void sim_share_token(uint64_t token[2]);
+/* and one that no other process has, whatever PID namespaces there are. */
+uint64_t sim_share_process(void);
 
 #endif

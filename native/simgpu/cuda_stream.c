@@ -12,6 +12,8 @@
 #include "cuda_process.h"
 
 static void free_stream(CUstream stream) {
+  if (stream->channel && !stream->context->destroyed)
+    sg_channel_close(stream->channel);
   if (stream->marker)
     sg_fence_destroy(stream->marker);
   pthread_mutex_destroy(&stream->lock);
@@ -44,8 +46,6 @@ static void reap(CUcontext context) {
   while (done) {
     CUstream stream = done;
     done = stream->next;
-    if (stream->channel)
-      sg_channel_close(stream->channel);
     sim_stream_put_back(stream);
   }
 }

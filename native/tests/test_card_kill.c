@@ -8,7 +8,7 @@
 
 #include "card_fixture.h"
 
-#define KILLS_PER_CALL 25 /* evenly over its instructions; all of them when argv[1] says so */
+#define KILLS_PER_CALL 6 /* evenly over its instructions; or at every Nth, with N as argument */
 #define RANDOM_KILLS 200
 
 static sg_fence shared_fence; /* of the parent, the witness */
@@ -105,11 +105,11 @@ static void check_survivors(const char *where, long step) {
   OK(sg_channel_wait(witness_channel, 1000 * MILLISECOND));
 }
 
-static void kill_in_every_call(bool everywhere) {
+static void kill_in_every_call(long every) {
   for (size_t i = 0; i < sizeof calls / sizeof calls[0]; i++) {
     long length = step_and_kill(calls[i].call, 1 << 24);
     check_survivors(calls[i].name, length);
-    long stride = everywhere ? 1 : length / KILLS_PER_CALL + 1;
+    long stride = every ? every : length / KILLS_PER_CALL + 1;
     for (long step = 1; step < length; step += stride) {
       step_and_kill(calls[i].call, step);
       check_survivors(calls[i].name, step);
@@ -180,7 +180,7 @@ int main(int argc, char **argv) {
   OK(sg_channel_open(witness, 0, &witness_channel));
   OK(sg_fence_create(&shared_fence));
   witness_bytes = fixture_used(0);
-  kill_in_every_call(argc > 1 && strcmp(argv[1], "everywhere") == 0);
+  kill_in_every_call(argc > 1 ? atol(argv[1]) : 0);
   kill_at_random();
   survive_as_child();
   return 0;

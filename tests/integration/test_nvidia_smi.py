@@ -92,6 +92,7 @@ def test_query_tells_all_about_a_card(smi: NvidiaSmi) -> None:
         f"{TOTAL_MIB} MiB", f"{RESERVED_MIB} MiB", f"{USED_MIB} MiB", f"{TOTAL_MIB - RESERVED_MIB - USED_MIB} MiB",
     ]  # fmt: skip
     assert values["Product Name"] == "Tesla T4"
+    assert values["VBIOS Version"] == "simulated"
     assert values["Process ID"] == str(holder.pid)
     assert values["Used GPU Memory"] == f"{USED_MIB} MiB"
     assert "Unknown Error" not in text

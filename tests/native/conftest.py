@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from native import build
 from tests.native.c_compiler import compile_c
+from tests.native.memory_tenant import SimulatedHost
 
 CompileC = Callable[..., Path]
 
@@ -39,3 +40,11 @@ def c_program(tmp_path: Path) -> CompileC:
         return compile_c(tmp_path / name, [source], **options)  # type: ignore[arg-type]
 
     return compile_text
+
+
+@pytest.fixture
+def host(tmp_path: Path, native: Path) -> Iterator[SimulatedHost]:
+    """A simulated machine of one card, for tenants without an agent."""
+    simulated = SimulatedHost.create(tmp_path / "host", native)
+    yield simulated
+    simulated.close()

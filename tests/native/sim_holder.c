@@ -5,6 +5,7 @@
  *   kernel MILLISECONDS      runs a kernel of that length and waits for its end
  *   xid NUMBER               injects an Xid error
  *   lost 0|1                 brings the card back, or makes it fall off the bus
+ *   slow NANOSECONDS         delays every driver call and NVML query by that much
  * At the end of the input it exits 0. An error is told on standard error, exit code 1. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,6 +44,7 @@ int main(int argc, char **argv) {
     if (sscanf(line, "%15s %llu", verb, &number) != 2) return 2;
     if (strcmp(verb, "kernel") == 0) run_kernel(channel, number);
     if (strcmp(verb, "xid") == 0) check("sg_fault_set", sg_fault_set(card, SG_FAULT_XID, number));
+    if (strcmp(verb, "slow") == 0) check("sg_fault_set", sg_fault_set(card, SG_FAULT_SLOW, number));
     if (strcmp(verb, "lost") == 0) check("sg_fault_set", sg_fault_set(card, SG_FAULT_LOST, number));
     puts("done");
     fflush(stdout);

@@ -76,11 +76,11 @@ def build_holder(folder: Path) -> Path:
     return compile_c(folder / "sim_holder", [HOLDER, *sorted((build.NATIVE / "simgpu").glob("card*.c"))])
 
 
-def make_machine(folder: Path, holder: Path) -> Machine:
+def make_machine(folder: Path, holder: Path, profile: str = PROFILE) -> Machine:
     """An unused machine with its state below `folder`; its libraries are those of the `native` fixture."""
     libraries = Path(os.environ.get("CGPU_TEST_NATIVE", build.DEFAULT_OUT)) / "sim"
     (folder / "state").mkdir()
-    (folder / "profile.toml").write_text(PROFILE)
+    (folder / "profile.toml").write_text(profile)
     return Machine(libraries, holder, folder / "state", folder / "profile.toml")
 
 
@@ -150,7 +150,7 @@ class Machine:
         environment: Mapping[str, str] | None = None,
         wrapper: Sequence[str] = (),
     ) -> Iterator[Holder]:
-        """A process with a context on a card and `size_bytes` of its memory."""
+        """A process with a context on a card and `size_bytes` of its memory; `wrapper` words start it."""
         process = subprocess.Popen(
             [*wrapper, str(self.holder), str(card), str(size_bytes)],
             env=self.environment(**(environment or {})), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,

@@ -1,10 +1,12 @@
 """The C unit tests of native/tests, each built and run plainly and under the sanitizers.
 
 A test is a program that exits 0, or says what failed. Among its first lines it names the sources that
-it is linked with, below native/, and may opt out of the sanitizers:
+it is linked with, below native/, and may opt out of the sanitizers, or ask to run alone because it
+measures time:
 
     // sources: shim/account.c shim/region.c
     // sanitizers: no
+    // timing: yes
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from native import build
 from tests.native.c_compiler import compile_c, sanitizer_compiler
@@ -33,6 +37,7 @@ class Unit:
 
     sources: tuple[Path, ...]
     sanitizers: bool
+    timing: bool
 
     @classmethod
     def read(cls, test: Path) -> Unit:
@@ -40,15 +45,24 @@ class Unit:
         header = "\n".join(test.read_text().splitlines()[:HEADER_LINES])
         named = re.search(r"^// sources: *(.*)$", header, re.MULTILINE)
         sources = tuple(build.NATIVE / name for name in named[1].split()) if named else ()
-        return cls((test, *sources), not re.search(r"^// sanitizers: *no\b", header, re.MULTILINE))
+        return cls(
+            (test, *sources),
+            sanitizers=not re.search(r"^// sanitizers: *no\b", header, re.MULTILINE),
+            timing=bool(re.search(r"^// timing: *yes\b", header, re.MULTILINE)),
+        )
 
 
-def cases() -> list[tuple[Path, str]]:
+def cases() -> Iterator[ParameterSet]:
     """Every test in every variant that it takes part in."""
-    return [(test, name) for test in TESTS for name in VARIANTS if name == "plain" or Unit.read(test).sanitizers]
+    for test in TESTS:
+        unit = Unit.read(test)
+        marks = [pytest.mark.timing] if unit.timing else []
+        for variant in VARIANTS:
+            if variant == "plain" or unit.sanitizers:
+                yield pytest.param(test, variant, marks=marks, id=f"{test.stem}-{variant}")
 
 
-@pytest.mark.parametrize(("test", "variant"), cases(), ids=lambda value: getattr(value, "stem", value))
+@pytest.mark.parametrize(("test", "variant"), list(cases()))
 def test_unit(test: Path, variant: str, tmp_path: Path) -> None:
     sanitizer = VARIANTS[variant]
     compiler, flags, wrapper = None, [], []

@@ -369,6 +369,29 @@ int main(void) {
     assert region.machine.run(program, **region.environment()).stdout == f"{QUOTA_BYTES}\n"
 
 
+def test_what_a_cuda_program_allocates_shows_in_its_own_view(region: TenantRegion) -> None:
+    memory, processes, over = region.nvml(
+        f"""
+from cuda.bindings import driver as cuda
+def ok(answer):
+    assert answer[0] == cuda.CUresult.CUDA_SUCCESS, answer
+    return answer[1] if len(answer) == 2 else answer[1:]
+ok(cuda.cuInit(0))
+ok(cuda.cuCtxSetCurrent(ok(cuda.cuDevicePrimaryCtxRetain(ok(cuda.cuDeviceGet(0))))))
+ok(cuda.cuMemAlloc({CHARGED_BYTES}))
+memory = nvml.nvmlDeviceGetMemoryInfo(device)
+rows = nvml.nvmlDeviceGetComputeRunningProcesses(device)
+result = [[memory.used, memory.free, ok(cuda.cuMemGetInfo())[0]],
+          [[row.pid == os.getpid(), row.usedGpuMemory] for row in rows],
+          int(cuda.cuMemAlloc({QUOTA_BYTES})[0])]
+"""
+    )
+    used = CONTEXT_BYTES + CHARGED_BYTES
+    assert memory == [used, QUOTA_BYTES - used, QUOTA_BYTES - used]
+    assert processes == [[True, used]]
+    assert over == 2  # CUDA_ERROR_OUT_OF_MEMORY
+
+
 @pytest.fixture(params=debian_nvidia.SUITES)
 def nvidia_smi(request: pytest.FixtureRequest) -> Path:
     root = debian_nvidia.fetch(request.param)

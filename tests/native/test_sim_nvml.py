@@ -17,6 +17,7 @@ from tests.native.sim_machine import (
     CONTEXT_BYTES,
     MIB,
     POWER_LIMIT_MW,
+    PROFILE,
     PROLOGUE,
     RESERVED_BYTES,
     TOTAL_BYTES,
@@ -256,7 +257,9 @@ def unshare() -> list[str]:
 
 
 def test_processes_outside_the_callers_pid_namespace_are_not_listed(machine: Machine, unshare: list[str]) -> None:
-    ask = f"{PROLOGUE}\nprint(len(nvml.nvmlDeviceGetComputeRunningProcesses(device)), nvml.nvmlDeviceGetMemoryInfo(device).used)"
+    ask = f"""{PROLOGUE}
+print(len(nvml.nvmlDeviceGetComputeRunningProcesses(device)), nvml.nvmlDeviceGetMemoryInfo(device).used)
+"""
     with machine.hold(HELD_BYTES):
         inside = machine.run(*unshare, sys.executable, "-c", ask)
     assert inside.stdout.split() == ["0", str(RESERVED_BYTES + CONTEXT_BYTES + HELD_BYTES)]
@@ -300,6 +303,41 @@ result = [nvml.nvmlDeviceGetPersistenceMode(device), nvml.nvmlDeviceGetComputeMo
           error(nvml.nvmlDeviceGetFanSpeed, device), error(nvml.nvmlDeviceSetPersistenceMode, device, 0)]
 """
     ) == [1, 0, [1, 1], 0, 0, 3, 16, "NotSupported", "NotSupported", "NotSupported"]
+
+
+def test_modes_depend_on_the_kind_of_card(holder_program: Path, tmp_path: Path) -> None:
+    script = "result = [error(nvml.nvmlDeviceGetEccMode, device), nvml.nvmlDeviceGetBrand(device)]"
+    consumer = make_machine(tmp_path, holder_program, PROFILE.replace("Tesla T4", "NVIDIA GeForce RTX 2080"))
+    assert consumer.nvml(script) == ["NotSupported", pynvml.NVML_BRAND_GEFORCE_RTX]
+    (tmp_path / "other").mkdir()
+    hopper = PROFILE.replace("Tesla T4", "NVIDIA H100 PCIe").replace(
+        "cc_major = 7\ncc_minor = 5", "cc_major = 9\ncc_minor = 0"
+    )
+    hopper = hopper.replace("pcie_bytes_per_s = 12_", "pcie_bytes_per_s = 50_")
+    data_centre = make_machine(tmp_path / "other", holder_program, hopper)
+    assert data_centre.nvml(script) == [None, pynvml.NVML_BRAND_NVIDIA]
+    assert data_centre.nvml(
+        """
+result = [nvml.nvmlDeviceGetMigMode(device), nvml.nvmlDeviceGetArchitecture(device),
+          nvml.nvmlDeviceGetMaxPcieLinkGeneration(device)]
+"""
+    ) == [[0, 0], pynvml.NVML_DEVICE_ARCH_HOPPER, 5]
+
+
+def test_slow_driver_makes_queries_slow(machine: Machine) -> None:
+    with machine.hold() as holder:
+        holder.order("slow 200000000")
+        assert (
+            machine.nvml(
+                """
+import time
+start = time.monotonic()
+nvml.nvmlDeviceGetName(device)
+result = time.monotonic() - start
+"""
+            )
+            >= 0.2
+        )
 
 
 def test_fields_answer_one_by_one(machine: Machine) -> None:

@@ -31,6 +31,8 @@ from cgpu.model.tenant import Gpu
 from cgpu.settings import Settings
 
 _LOG: Final = logging.getLogger(__name__)
+_PREDECESSOR_SECONDS: Final = 5.0
+_LOCK_POLL_SECONDS: Final = 0.02
 _FIRST_TENANT_SECONDS: Final = 30.0  # how long a private agent waits for the tenant it was started for
 
 
@@ -53,7 +55,9 @@ class Agent:
         self._cleanup = ExitStack()
         with ExitStack() as undo:
             _make_runtime_dir(settings.runtime_dir)
-            undo.callback(os.close, _lock_runtime_dir(settings.runtime_dir))
+            # A private agent may be started in the moment in which the one before it ends.
+            patience = _PREDECESSOR_SECONDS if private else 0.0
+            undo.callback(os.close, _lock_runtime_dir(settings.runtime_dir, patience))
             processes, cgroups = ProcessTable(), CgroupTree()
             locks = GpuLocks(settings.lock_dir, settings.sim_state)
             undo.callback(locks.release)
@@ -95,6 +99,7 @@ class Agent:
         try:
             self._loop()
         finally:
+            self._server.withdraw()
             self._server.shutdown()
             self._server.server_close()
             self._cleanup.close()
@@ -149,11 +154,16 @@ def _make_runtime_dir(folder: Path) -> None:
         raise StateError(f"{folder} is not a folder that only this user may write", "set CGPU_RUNTIME_DIR")
 
 
-def _lock_runtime_dir(folder: Path) -> int:
+def _lock_runtime_dir(folder: Path, patience: float) -> int:
     descriptor = os.open(folder / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise AgentError(f"an agent runs already in {folder}", "`cgpu info` shows it") from None
-    return descriptor
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                raise AgentError(f"an agent runs already in {folder}", "`cgpu info` shows it") from None
+            time.sleep(_LOCK_POLL_SECONDS)
+        else:
+            return descriptor

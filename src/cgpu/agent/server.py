@@ -69,8 +69,7 @@ class ApiServer(socketserver.ThreadingMixIn, WSGIServer):
         connection, _ = self.socket.accept()
         return connection, ("local", 0)
 
-    def server_close(self) -> None:
-        """Close, and take the name away."""
+    def withdraw(self) -> None:
+        """Take the name away, so that nobody connects any more; then ``shutdown``."""
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
-        super().server_close()

@@ -127,11 +127,13 @@ class Views:
         granted: GrantedGpu | None = reading.grants.gpus[row] if reading else None
         used = reading.usage.gpus[row] if reading else None
         slots = [slot.gpus[row] for slot in reading.usage.slots if slot.alive] if reading else []
-        used_bytes = (used.used_bytes if used else 0) + attributed.overhead_bytes
+        # What a process has charged above the card's truth it returns before its next allocation.
+        returnable = sum(surplus for surplus, _ in attributed.surplus.values())
+        used_bytes = max(0, (used.used_bytes if used else 0) - returnable) + attributed.overhead_bytes
         return {
             "used_bytes": used_bytes,
             "overhead_bytes": attributed.overhead_bytes,
-            "peak_bytes": max(used.peak_bytes, used_bytes) if used else 0,
+            "peak_bytes": used.peak_bytes if used else 0,
             "utilisation_percent": granted.utilisation_percent if granted else 0,
             "busy_ns": granted.busy_ns if granted else 0,
             "waited_ns": sum(slot.waited_ns for slot in slots),

@@ -54,12 +54,12 @@ class AgentClient:
             connection.request(method, path, data, {"Content-Type": "application/json"} if data else {})
             answer = connection.getresponse()
             content = answer.read()
-        except (FileNotFoundError, ConnectionRefusedError) as error:
+        except (FileNotFoundError, ConnectionError) as error:
             raise NoAgentError(
                 f"no agent answers at {self.path}", "start one with `cgpu agent`; `cgpu run` starts a private one"
             ) from error
         except TimeoutError as error:
-            raise AgentError(
+            raise SilentAgentError(
                 f"the agent at {self.path} does not answer", "see its log; end it, the tenants run on"
             ) from error
         except (OSError, http.client.HTTPException) as error:
@@ -78,7 +78,11 @@ class AgentClient:
 
 
 class NoAgentError(AgentError):
-    """No agent runs there: one may be started."""
+    """No agent runs there, or it has just ended: one may be started."""
+
+
+class SilentAgentError(AgentError):
+    """An agent runs there and does not answer: another one would not get its GPUs."""
 
 
 def tenant_path(name: str) -> str:

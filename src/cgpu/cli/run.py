@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cgpu.adapters.native import SHIM, content_named_copy, native_library
-from cgpu.cli.client import AgentClient, tenant_path
+from cgpu.cli.client import AgentClient, SilentAgentError, tenant_path
 from cgpu.cli.parsers import Subparsers, add_share, add_verb
 from cgpu.cli.private_agent import agent_or_private
 from cgpu.errors import AgentError, UsageError
@@ -91,9 +91,9 @@ def _create(tenant_id: str, options: argparse.Namespace, settings: Settings) -> 
         client = agent_or_private(settings)
         try:
             return client, client.put(tenant_path(tenant_id), body)
-        except AgentError:
+        except AgentError as error:
             # It ended between two requests, with its last tenant: the next attempt starts another.
-            if attempt == _ATTEMPTS:
+            if attempt == _ATTEMPTS or isinstance(error, SilentAgentError):
                 raise
     raise AssertionError  # the loop returns or raises
 

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static inline void *driver_function(const char *name) {
   static void *driver;
@@ -46,11 +47,10 @@ static inline CUcontext context_on(int ordinal) {
 
 /* A test kernel of the simulated card, in the current context: spin(u64 ns), hold(u32 *word, u32
  * value) until the word has the value, set(u32 *word, u32 value), barrier(u32 *word, u32 parties). */
-static inline CUfunction function(CUcontext context, const char *name) {
+static inline CUfunction function(const char *name) {
   CUmodule module;
   CUfunction function;
   char text[64];
-  (void)context;
   snprintf(text, sizeof text, "cgpu-sim-module 1\n%s\n", name);
   DO(cuModuleLoadData, &module, text);
   DO(cuModuleGetFunction, &function, module, name);

@@ -42,7 +42,8 @@ int main(int count, char **words) {
   unsigned long sync_every = strtoul(words[2], NULL, 10);
   unsigned in_graph = (unsigned)strtoul(words[3], NULL, 10);
   char line[16];
-  CUfunction spin = function(context_on(0), "spin");
+  context_on(0);
+  CUfunction spin = function("spin");
   CUgraphExec graph = in_graph ? make_graph(spin, length_ns, in_graph) : NULL;
   puts("ready");
   fflush(stdout);

@@ -1,0 +1,124 @@
+"""The listings of the command line, for people and as JSON, on a simulated GPU."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from cgpu.agent.documentation import GPU, TENANT
+from cgpu.agent.schema import check
+from cgpu.model.units import GIB
+from tests.integration.conftest import Node, told
+
+
+@pytest.fixture
+def busy(node: Node) -> Node:
+    """A node with two tenants, one of which has filled its quota."""
+    node.start_agent()
+    told(client := node.start_client("fill", memory="2GiB", options=("--name", "full", "--compute", "30")))
+    told(client)
+    node.client.put("/v1/tenants/idle", {"shares": [{"gpu": "0", "memory_bytes": GIB}]})
+    return node
+
+
+def test_ps(busy: Node):
+    tenants = busy.json("ps")
+    for tenant in tenants:
+        check(tenant, TENANT)
+    full = next(tenant for tenant in tenants if tenant["name"] == "full")
+    assert full["simulated"]
+    assert full["shares"][0]["oom_count"] >= 1
+    assert len(full["shares"][0]["processes"]) == 1
+    text = busy.cgpu("ps").stdout
+    assert "30% (recorded, not enforced)" in text
+    assert "shim/slots" in text
+    assert "simulated" in text
+
+
+def test_smi_on_the_host(busy: Node):
+    document = busy.json("smi")
+    check(document["gpus"][0], GPU)
+    text = busy.cgpu("smi").stdout
+    assert "Tesla T4" in text
+    assert "[simulated]" in text
+    assert "/2048MiB" in text
+    assert "python" in text
+
+
+def test_info_with_and_without_an_agent(busy: Node):
+    info = busy.json("info")
+    assert info["simulated"]
+    assert info["agent"]["tenants"] == 2
+    assert [gpu["name"] for gpu in info["gpus"]] == ["Tesla T4"]
+    assert "2 tenants" in busy.cgpu("info").stdout
+
+
+def test_info_on_an_empty_node(node: Node):
+    result = node.cgpu("info")
+    assert result.returncode == 0
+    assert "no agent answers" in result.stdout
+    assert "[simulated]" in result.stdout
+
+
+def test_policy(busy: Node):
+    assert busy.json("policy")[0]["policy"] == 1
+    assert "2 weighted" in busy.cgpu("policy", "weighted").stdout
+    assert busy.json("policy", "5")[0]["compute_layer"] == "none"
+    assert busy.json("policy", "default", "--overcommit", "--max-tenants", "3")[0]["overcommit"]
+    assert busy.cgpu("policy", "3").returncode == 3
+    assert busy.cgpu("policy", "nonsense").returncode == 2
+    assert busy.cgpu("policy", "--gpu", "7").returncode == 3
+
+
+def test_set(busy: Node):
+    assert busy.json("set", "idle", "--weight", "3")["shares"][0]["weight"] == 3
+    assert busy.json("ps")[0]["shares"][0]["policy"] == 2
+    assert busy.cgpu("set", "idle").returncode == 2
+    assert busy.cgpu("set", "nobody", "--weight", "2").returncode == 3
+    assert busy.cgpu("set", "idle", "--memory", "90GiB").returncode == 3
+
+
+def test_sim(make_node: Callable[..., Node]):
+    node = make_node("a10", cards=2)
+    folder = str(node.machine.folder)
+    status = node.json("sim", "status", "--state", folder)
+    assert status["simulated"]
+    assert [card["name"] for card in status["cards"]] == ["NVIDIA A10", "NVIDIA A10"]
+    assert "[simulated]" in node.cgpu("sim", "status").stdout
+    exports = node.cgpu("sim", "env", folder).stdout
+    assert f"export CGPU_SIM_STATE={folder}" in exports
+    assert node.json("sim", "env", folder)["CGPU_SIM_STATE"] == folder
+    assert node.cgpu("sim", "fault", folder, "xid", "79", "--card", "1").returncode == 0
+    assert node.json("sim", "status", folder)["cards"][1]["last_xid"] == 79
+    assert node.cgpu("sim", "fault", folder, "xid", "-1").returncode == 2
+    assert node.cgpu("sim", "status", f"{folder}/none").returncode == 6
+    assert node.cgpu("sim", "create", "nonsense", "--state", folder + "2").returncode == 2
+    assert node.cgpu("sim", "create", "t4", "--state", folder + "2").returncode == 0
+    assert node.cgpu("sim", "remove", folder + "2").returncode == 0
+    assert node.cgpu("sim", "status", folder + "2").returncode == 6
+
+
+@pytest.mark.timing
+def test_the_demo_keeps_what_it_promises(node: Node):
+    result = node.cgpu("demo", "--sim", "--seconds", "8", "--json")
+    document = json.loads(result.stdout)
+    assert document["simulated"]
+    assert document["kept"], document["tenants"]
+    assert result.returncode == 0
+    assert [row["name"] for row in document["tenants"]] == ["small", "medium", "large", "greedy", "killed"]
+
+
+@pytest.mark.parametrize("verb", ["run", "ps", "smi", "set", "policy", "info", "agent", "sim", "demo"])
+def test_every_verb_has_help_with_examples(node: Node, verb: str):
+    result = node.cgpu(verb, "--help")
+    assert result.returncode == 0
+    assert f"cgpu {verb}" in result.stdout.split("examples:")[1]
+
+
+def test_a_reader_that_goes_away_is_no_traceback(busy: Node):
+    script = f"{sys.executable} -m cgpu ps --json | head -c 1"
+    result = busy.cgpu("run", "--memory", "1GiB", "--", "sh", "-c", script)
+    assert "Traceback" not in result.stderr
