@@ -1,6 +1,6 @@
 """Run every benchmark and leave its figures, with the machine described, below bench/results.
 
-    python -m bench [--real]
+python -m bench [--real]
 """
 
 from __future__ import annotations

@@ -39,14 +39,19 @@ def compile_client(folder: Path) -> Path:
 
 def measure(command: list[str], rounds: int, env: dict[str, str]) -> dict[str, float]:
     """The median over several processes of each figure that the client prints."""
-    runs = [json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout) for _ in range(rounds)]
+    runs = [
+        json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout)
+        for _ in range(rounds)
+    ]
     return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
 
 
 def simulated_env(state: str, profile: str) -> dict[str, str]:
     """The environment in which a client finds a simulated machine, as `cgpu sim env` prints it."""
     subprocess.run([*CGPU, "sim", "create", "--state", state, profile], check=True, capture_output=True)
-    text = subprocess.run([*CGPU, "sim", "env", "--state", state, "--json"], check=True, capture_output=True, text=True).stdout
+    text = subprocess.run(
+        [*CGPU, "sim", "env", "--state", state, "--json"], check=True, capture_output=True, text=True
+    ).stdout
     return {**os.environ, **json.loads(text)}
 
 
@@ -69,7 +74,12 @@ def main() -> None:
     for key, value in bare.items():
         print(f"{key.removesuffix('_ns'):26}{value:12.1f}{tenant[key]:12.1f}{tenant[key] - value:12.1f}")
     if options.json:
-        machine = {"system": platform.platform(), "cpu": platform.processor() or platform.machine(), "cpus": os.cpu_count(), "gpu": kind}
+        machine = {
+            "system": platform.platform(),
+            "cpu": platform.processor() or platform.machine(),
+            "cpus": os.cpu_count(),
+            "gpu": kind,
+        }
         options.json.write_text(json.dumps({"machine": machine, "bare": bare, "tenant": tenant}, indent=2) + "\n")
 
 

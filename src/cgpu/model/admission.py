@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cgpu.errors import CapacityError
 from cgpu.model.tenant import Gpu, GpuPolicy, Share
-from cgpu.model.units import format_memory
+from cgpu.model.units import MIB, format_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,8 @@ def admit(gpu: Gpu, policy: GpuPolicy, occupancy: Occupancy, request: Share) -> 
     left = gpu.total_bytes - occupancy.committed_bytes
     if request.memory_bytes > left and not policy.overcommit:
         raise CapacityError(
-            f"GPU {gpu.index} ({gpu.uuid}) has {max(left, 0) // (1 << 20)}MiB of memory left, asked for {format_memory(request.memory_bytes)}",
+            f"GPU {gpu.index} ({gpu.uuid}) has {max(left, 0) // MIB}MiB of memory left, "
+            f"asked for {format_memory(request.memory_bytes)}",
             "ask for less, end a tenant, use another GPU, or allow over-commit on this one",
         )
 
@@ -48,6 +49,7 @@ def fits_card(gpu: Gpu, request: Share) -> None:
     """Raise CapacityError when the request is more than the whole card."""
     if request.memory_bytes > gpu.total_bytes:
         raise CapacityError(
-            f"GPU {gpu.index} ({gpu.name}) has {gpu.total_bytes // (1 << 20)}MiB in all, asked for {format_memory(request.memory_bytes)}",
+            f"GPU {gpu.index} ({gpu.name}) has {gpu.total_bytes // MIB}MiB in all, "
+            f"asked for {format_memory(request.memory_bytes)}",
             "ask for less",
         )

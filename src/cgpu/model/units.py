@@ -43,7 +43,8 @@ def parse_memory(text: str) -> int:
         raise AmountError(f"not an amount of memory: {text!r}", "write for example 6GiB, 512MiB or 6G")
     whole, fraction, suffix = match[1], match[2] or "", match[3]
     scaled = int(whole + fraction) * _SUFFIX_BYTES[suffix]
-    amount, rest = divmod(scaled, 10 ** len(fraction))
+    scale: int = 10 ** len(fraction)
+    amount, rest = divmod(scaled, scale)
     if rest:
         raise AmountError(f"not a whole number of bytes: {text!r}", "use a smaller unit")
     if amount == 0:
@@ -63,7 +64,9 @@ def parse_percent(text: str) -> int:
     """1 to 100 from ``30`` or ``30%``. Raises AmountError otherwise."""
     body = text.strip().removesuffix("%")
     if not _INTEGER.fullmatch(body) or not 1 <= int(body) <= COMPUTE_PERCENT_MAX:
-        raise AmountError(f"not a percentage of compute: {text!r}", "write a whole number from 1 to 100, such as 30 or 30%")
+        raise AmountError(
+            f"not a percentage of compute: {text!r}", "write a whole number from 1 to 100, such as 30 or 30%"
+        )
     return int(body)
 
 
