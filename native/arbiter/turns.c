@@ -5,6 +5,9 @@
 
 /* Quanta that a holder may go on after the end of its turn. */
 #define DRAIN_QUANTA 2
+/* Rounds (a quantum for each contender) before a tenant is taken for stuck, and how often they double. */
+#define STUCK_ROUNDS 2
+#define MOST_DOUBLES 6
 
 void cgpu_arbiter_turns_init(struct cgpu_turns *turns, uint32_t kind, uint64_t quantum_ns, uint64_t now_ns) {
   *turns = (struct cgpu_turns){.holder = CGPU_POLICY_NOBODY, .now_ns = now_ns};
@@ -50,16 +53,41 @@ void cgpu_arbiter_turns_advance(struct cgpu_turns *turns, uint64_t now_ns) {
   }
 }
 
-/* A tenant competes while it waits for the card, and while it holds it with work in flight. */
-static void update_backlog(struct cgpu_turns *turns, int tenant) {
-  bool backlogged = turns->tenant[tenant].want || (turns->holder == tenant && turns->tenant[tenant].busy);
-  if (backlogged && !turns->policy.tenant[tenant].backlogged) cgpu_arbiter_policy_wake(&turns->policy, tenant);
-  if (!backlogged && turns->policy.tenant[tenant].backlogged) cgpu_arbiter_policy_sleep(&turns->policy, tenant);
+/* After a tenant's words or its part in the turn have changed. It competes while it waits for the
+ * card, and while it holds it with work in flight. */
+static void update(struct cgpu_turns *turns, int index) {
+  struct cgpu_turns_tenant *tenant = &turns->tenant[index];
+  bool backlogged = tenant->want || (turns->holder == index && tenant->busy);
+  bool stuck = tenant->want && tenant->busy && turns->holder != index;
+  if (!tenant->busy) tenant->rescues = 0;
+  if (!stuck) tenant->stuck_ns = 0;
+  if (stuck && !tenant->stuck_ns) tenant->stuck_ns = turns->now_ns;
+  if (backlogged && !turns->policy.tenant[index].backlogged) cgpu_arbiter_policy_wake(&turns->policy, index);
+  if (!backlogged && turns->policy.tenant[index].backlogged) cgpu_arbiter_policy_sleep(&turns->policy, index);
 }
 
 void cgpu_arbiter_turns_observe(struct cgpu_turns *turns, int tenant, bool want, bool busy) {
-  turns->tenant[tenant] = (struct cgpu_turns_tenant){.want = want, .busy = busy};
-  update_backlog(turns, tenant);
+  turns->tenant[tenant].want = want;
+  turns->tenant[tenant].busy = busy;
+  update(turns, tenant);
+}
+
+static uint32_t contenders(const struct cgpu_turns *turns) {
+  uint32_t count = 0;
+  for (int i = 0; i < (int)CGPU_POLICY_TENANTS; i++) count += i == turns->holder || turns->tenant[i].want;
+  return count;
+}
+
+/* The tenant that has been stuck for longest beyond its patience, or CGPU_POLICY_NOBODY. */
+static int to_rescue(const struct cgpu_turns *turns) {
+  int longest = CGPU_POLICY_NOBODY;
+  uint64_t rounds_ns = STUCK_ROUNDS * turns->policy.quantum_ns * contenders(turns);
+  for (int i = 0; i < (int)CGPU_POLICY_TENANTS; i++) {
+    const struct cgpu_turns_tenant *tenant = &turns->tenant[i];
+    if (!tenant->stuck_ns || turns->now_ns - tenant->stuck_ns < rounds_ns << tenant->rescues) continue;
+    if (longest == CGPU_POLICY_NOBODY || tenant->stuck_ns < turns->tenant[longest].stuck_ns) longest = i;
+  }
+  return longest;
 }
 
 static bool others_want(const struct cgpu_turns *turns) {
@@ -73,7 +101,7 @@ static bool others_want(const struct cgpu_turns *turns) {
 static void hand_over(struct cgpu_turns *turns) {
   int old = turns->holder;
   end_turn(turns);
-  update_backlog(turns, old);
+  update(turns, old);
 }
 
 static void begin_turn(struct cgpu_turns *turns, int tenant) {
@@ -82,7 +110,7 @@ static void begin_turn(struct cgpu_turns *turns, int tenant) {
   turns->start_ns = turns->now_ns;
   turns->deadline_ns = CGPU_TURNS_NEVER;
   cgpu_arbiter_policy_begin(&turns->policy, tenant);
-  update_backlog(turns, tenant);
+  update(turns, tenant);
 }
 
 /* A holder that will still be first when its turn ends goes on without a pause. That is decided a
@@ -94,6 +122,7 @@ static uint64_t question_ns(const struct cgpu_turns *turns) {
 /* The answer as things stand now; who wakes up later may change it. */
 static bool goes_on(const struct cgpu_turns *turns) {
   uint64_t rest_ns = turns->deadline_ns > turns->now_ns ? turns->deadline_ns - turns->now_ns : 0;
+  if (to_rescue(turns) != CGPU_POLICY_NOBODY) return false;
   return cgpu_arbiter_policy_next_after(&turns->policy, turns->holder, rest_ns) == turns->holder;
 }
 
@@ -139,7 +168,12 @@ static bool look_at_draining(struct cgpu_turns *turns) {
 }
 
 static bool look_at_idle(struct cgpu_turns *turns) {
-  int next = cgpu_arbiter_policy_next(&turns->policy);
+  int next = to_rescue(turns);
+  if (next == CGPU_POLICY_NOBODY) {
+    next = cgpu_arbiter_policy_next(&turns->policy);
+  } else if (turns->tenant[next].rescues < MOST_DOUBLES) {
+    turns->tenant[next].rescues++;
+  }
   if (next == CGPU_POLICY_NOBODY) return false;
   begin_turn(turns, next);
   return true;
@@ -166,7 +200,7 @@ struct cgpu_turns_grant cgpu_arbiter_turns_grant(const struct cgpu_turns *turns,
     grant.state = CGPU_GRANT_FREE;
     return grant;
   }
-  for (int i = 0; i < (int)CGPU_POLICY_TENANTS; i++) grant.contenders += i == turns->holder || turns->tenant[i].want;
+  grant.contenders = contenders(turns);
   if (turns->phase == CGPU_TURNS_OPEN && turns->holder == tenant) {
     grant.state = CGPU_GRANT_OPEN;
     grant.deadline_ns = turns->deadline_ns;

@@ -10,6 +10,11 @@
  * neighbour's turn on another card; from then on it and the new holder have the card in equal parts,
  * as the card itself divides it, and each pays its part.
  *
+ * Debt alone could then keep it waiting for ever: it runs because it waits for a launch that it may
+ * not make, and the longer it runs the more it owes. So a tenant that wants the card while work of
+ * its own is still on it gets a turn after two rounds whatever it owes, the next one after four, and
+ * so on in doubles until it has drained. What it owes it still pays: only the order changes.
+ *
  * Use: advance to the present, observe what the tenants' gate words say, decide, and publish each
  * tenant's grant. All times are nanoseconds of one monotonic clock.
  */
@@ -23,8 +28,10 @@
 enum cgpu_turns_phase { CGPU_TURNS_IDLE, CGPU_TURNS_OPEN, CGPU_TURNS_DRAINING };
 
 struct cgpu_turns_tenant {
-  bool want; /* a thread of it waits for a grant */
-  bool busy; /* launched work of it may be unfinished */
+  bool want;         /* a thread of it waits for a grant */
+  bool busy;         /* launched work of it may be unfinished */
+  uint16_t rescues;  /* turns that it got out of order since it last drained */
+  uint64_t stuck_ns; /* since when it wants the card while running on it without a turn; 0: it does not */
 };
 
 struct cgpu_turns {

@@ -76,7 +76,8 @@ static struct cgpu_usage *table(void) {
 
 void cg_export_offer(uint64_t digest, uint64_t object, int fd) {
   struct cgpu_usage *usage = table();
-  struct cg_block known, offer = {.key = digest, .bytes = object, .kind = CG_KIND_OFFERED, .references = (uint16_t)(fd + 1)};
+  struct cg_block known, offer = {.key = digest, .bytes = object, .kind = CG_KIND_OFFERED,
+                           .references = fd < UINT16_MAX ? (uint16_t)(fd + 1) : 0};
   if (!usage || !digest || cg_block_find(CG_KIND_OFFERED, digest, &known) || !cg_block_add(&offer)) return;
   uint64_t self = self_word();
   for (unsigned i = 0; i < CGPU_MAX_EXPORTS; i++) {

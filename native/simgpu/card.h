@@ -182,7 +182,8 @@ struct sg_process_usage {
   char comm[16];
   char cgroup[192];       /* path in cgroup v2 (or the first v1 line), as seen at registration */
 };
-/* Fills at most `capacity` rows; *count gets how many there are. Dead processes are swept first. */
+/* The living processes that hold something on the card or have used it. Fills at most `capacity` rows;
+ * *count gets how many there are. Dead processes are swept first. */
 int sg_processes(int card, struct sg_process_usage *rows, unsigned capacity, unsigned *count);
 
 /* Processes that have ended, newest first, as far as they are remembered (the last 512 rows): pid is

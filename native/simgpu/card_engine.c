@@ -72,7 +72,8 @@ static void end_hold(uint32_t channel, uint64_t now) {
 /* The loaded context has the engine from now on. */
 static void begin_turn(int index, uint64_t now) {
   struct sg_card_state *card = &sg_state->card[index];
-  struct sg_context_record *context = context_at(card->loaded);
+  uint32_t loaded = card->loaded;
+  struct sg_context_record *context = context_at(loaded);
   SG_SET(card->mode, SG_ENGINE_RUN);
   SG_SET(card->since_ns, now);
   SG_SET(card->slice_end_ns, now + sg_state->info[index].timeslice_ns);
@@ -81,7 +82,7 @@ static void begin_turn(int index, uint64_t now) {
     sg_list_remove(&SG_QUEUE, &context->met, channel);
     end_hold(channel, now);
   }
-  pick_kernel(card->loaded);
+  if (on_engine(loaded)) pick_kernel(loaded); /* not if the end of the holds has ended its turn */
 }
 
 /* Gives the engine to the first of the runnable contexts, or to nobody. */

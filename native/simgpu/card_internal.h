@@ -24,7 +24,12 @@
 
 /* ---- card_state.c ---- */
 extern struct sg_state *sg_state; /* null until joined */
-extern int sg_folder;             /* the state folder, as a descriptor for openat */
+/* A descriptor of ours. Some programs close all descriptors, and then another file may have got the
+ * number: so it is looked at before it is used. */
+struct sg_opened { int file; uint64_t device, inode; };
+int sg_open_shared(const char *name, struct sg_opened *opened); /* a file of the folder, made if missing */
+bool sg_still_open(const struct sg_opened *opened);
+void sg_close(struct sg_opened *opened); /* if it is still ours */
 int sg_open_state(const char *folder, const struct sg_create *create);
 int sg_vram(int card); /* descriptor of the card's memory file, or an sg_error */
 void sg_close_state(void);
@@ -118,6 +123,7 @@ static inline uint32_t sg_find(uint32_t generation, uint32_t name, unsigned bits
 extern uint32_t sg_self;  /* own slot; 0 before sg_join and in a forked child */
 int sg_enter(void);       /* the lock, with the own slot known to be ours; or an sg_error */
 bool sg_slot_alive(uint32_t slot); /* asks the kernel; not for the own slot */
+bool sg_can_ask(void);             /* sg_slot_alive can: our descriptor has not been closed */
 void sg_sweep(void);      /* frees what dead processes held; sg_pump does it every 10 ms */
 uint32_t sg_pid_seen(uint32_t slot); /* its pid in our namespace; 0: not visible here */
 

@@ -79,7 +79,7 @@ static bool try_lock(uint32_t sleepers) {
 /* Whether the lock, seen as `word` for the whole patience, has been taken over from a dead owner. */
 static bool take_over(uint32_t word) {
   uint32_t owner = OWNER(word);
-  if (owner == 0 || owner == sg_self || sg_slot_alive(owner)) return false;
+  if (owner == 0 || owner == sg_self || !sg_can_ask() || sg_slot_alive(owner)) return false;
   if (!atomic_compare_exchange_strong_explicit(&sg_state->lock, &word, HELD(word, sg_self) | SLEEPERS,
                                                memory_order_acquire, memory_order_relaxed))
     return false;

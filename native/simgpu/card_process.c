@@ -18,26 +18,26 @@
 
 uint32_t sg_self;
 
-static int locks = -1;
+static struct sg_opened locks = {-1, 0, 0};
 static uint64_t own_claim;
 static pthread_mutex_t joining = PTHREAD_MUTEX_INITIALIZER;
 
 static void after_fork_in_child(void) {
-  if (locks >= 0) close(locks); /* else it would keep the parent's slot alive */
-  locks = -1;
+  sg_close(&locks); /* else it would keep the parent's slot alive */
   sg_self = 0;
   pthread_mutex_init(&joining, NULL);
   sg_producers_reset();
 }
 
-bool sg_slot_alive(uint32_t slot) { return sg_ofd_locked(locks, (long)slot); }
+bool sg_slot_alive(uint32_t slot) { return sg_ofd_locked(locks.file, (long)slot); }
+bool sg_can_ask(void) { return sg_still_open(&locks); }
 
 uint32_t sg_pid_seen(uint32_t slot) {
   const struct sg_process *process = &sg_state->process[slot];
   const struct sg_process *self = &sg_state->process[sg_self];
   if (process->pid_namespace == self->pid_namespace) return process->own_pid;
   struct flock range = sg_ofd_byte(SG_LOCK_PID + (long)slot);
-  if (fcntl(locks, F_GETLK, &range) != 0 || range.l_type == F_UNLCK || range.l_pid < 0) return 0;
+  if (fcntl(locks.file, F_GETLK, &range) != 0 || range.l_type == F_UNLCK || range.l_pid < 0) return 0;
   return (uint32_t)range.l_pid;
 }
 
@@ -85,6 +85,7 @@ static void free_process(uint32_t slot) {
 
 void sg_sweep(void) {
   SG_SET(sg_state->swept_ns, sg_now_ns());
+  if (!sg_can_ask()) return;
   for (uint32_t slot = 1; slot < sg_state->process_pool.fresh; slot++)
     if (slot != sg_self && sg_state->process[slot].state == SG_PROCESS_LIVE && !sg_slot_alive(slot))
       free_process(slot);
@@ -93,7 +94,7 @@ void sg_sweep(void) {
 /* Locks the byte of a slot that nobody has, and the machine's lock. */
 static int take_slot(void) {
   for (uint32_t slot = 1; slot < SG_MAX_PROCESSES; slot++) {
-    if (sg_ofd_lock(locks, (long)slot) != 0) continue;
+    if (sg_ofd_lock(locks.file, (long)slot) != 0) continue;
     sg_self = slot;
     if (!sg_inherit_lock()) sg_lock();
     return SG_OK;
@@ -134,7 +135,7 @@ static int register_self(void) {
   atomic_store(&process->work_waiters, 0);
   atomic_store(&process->foreign, 0);
   struct flock range = sg_ofd_byte(SG_LOCK_PID + (long)sg_self);
-  (void)fcntl(locks, F_SETLK, &range); /* only tells our pid; without it pid is shown as 0 */
+  (void)fcntl(locks.file, F_SETLK, &range); /* only tells our pid; without it pid is shown as 0 */
   sg_unlock();
   return SG_OK;
 }
@@ -145,15 +146,13 @@ static int join_locked(const char *folder, const struct sg_create *create) {
   if (rc != SG_OK) return rc;
   if (!watched && pthread_atfork(NULL, NULL, after_fork_in_child) != 0) return SG_E_STATE;
   watched = true;
-  locks = openat(sg_folder, "locks", O_RDWR | O_CLOEXEC);
-  if (locks < 0) {
+  if (sg_open_shared("locks", &locks) != 0) {
     sg_say("%s/locks: %s", folder, strerror(errno));
     return SG_E_STATE;
   }
   rc = register_self();
   if (rc == SG_OK) return rc;
-  close(locks);
-  locks = -1;
+  sg_close(&locks);
   sg_self = 0;
   sg_say("%s: the machine has no room for another process", folder);
   return rc;
@@ -174,8 +173,7 @@ int sg_leave(void) {
     free_process(sg_self);
     sg_unlock();
   }
-  if (locks >= 0) close(locks); /* the slot is free for others from here on */
-  locks = -1;
+  sg_close(&locks); /* the slot is free for others from here on */
   sg_self = 0;
   sg_close_state();
   pthread_mutex_unlock(&joining);

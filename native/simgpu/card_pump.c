@@ -248,6 +248,10 @@ static void collect_doorbells(void) {
       struct sg_channel_record *channel = channel_at(index);
       uint64_t tail = atomic_load_explicit(&sg_state->ring[index].tail, memory_order_acquire);
       if (!channel->context || channel->phase != SG_PHASE_IDLE || channel->head == tail) continue;
+      if (channel->error) { /* submitted while a fault was killing the context */
+        sg_channel_cancel(index, sg_state->time_ns);
+        continue;
+      }
       /* Published late: it cannot start in a past that has been told already. */
       uint64_t submit_ns = sg_item_at(index, channel->head)->submit_ns;
       sg_timer(index, SG_PHASE_TIMER, submit_ns > sg_state->time_ns ? submit_ns : sg_state->time_ns);

@@ -14,10 +14,10 @@
 #include "card_ofd.h"
 
 struct sg_state *sg_state;
-int sg_folder = -1;
 char *sg_said;
 
-static int vram[SG_MAX_CARDS];
+static struct sg_opened folder_opened = {-1, 0, 0};
+static struct sg_opened vram[SG_MAX_CARDS] = {[0 ... SG_MAX_CARDS - 1] = {-1, 0, 0}};
 
 void sg_say(const char *format, ...) {
   char line[SG_SAY_BYTES];
@@ -53,12 +53,34 @@ static int make_folders(const char *folder) {
   return mkdir(path, 0700) == 0 || errno == EEXIST ? 0 : -errno;
 }
 
-/* Opens or creates a file of the folder that other containers' users may use too. */
-static int open_shared(const char *name) {
-  int file = openat(sg_folder, name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+static int remember(int file, struct sg_opened *opened) {
+  struct stat status;
+  if (file < 0) return -1;
+  if (fstat(file, &status) != 0) {
+    close(file);
+    return -1;
+  }
+  *opened = (struct sg_opened){file, (uint64_t)status.st_dev, (uint64_t)status.st_ino};
+  return 0;
+}
+
+bool sg_still_open(const struct sg_opened *opened) {
+  struct stat status;
+  return opened->file >= 0 && fstat(opened->file, &status) == 0 && (uint64_t)status.st_dev == opened->device &&
+         (uint64_t)status.st_ino == opened->inode;
+}
+
+void sg_close(struct sg_opened *opened) {
+  if (sg_still_open(opened)) close(opened->file);
+  opened->file = -1;
+}
+
+/* Processes of other containers, with other users, use the file too. */
+int sg_open_shared(const char *name, struct sg_opened *opened) {
+  int file = openat(folder_opened.file, name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   struct stat status;
   if (file >= 0 && fstat(file, &status) == 0 && status.st_uid == geteuid()) (void)fchmod(file, 0666);
-  return file;
+  return remember(file, opened);
 }
 
 static void fill(struct sg_state *state, const struct sg_profile *profile) {
@@ -93,9 +115,10 @@ static void fill(struct sg_state *state, const struct sg_profile *profile) {
 
 /* Builds the state under another name; the rename makes it exist at once or not at all. */
 static int create_state(const struct sg_profile *profile) {
-  int file = open_shared("state.new");
-  if (file < 0) return -errno;
+  struct sg_opened made;
+  if (sg_open_shared("state.new", &made) != 0) return -errno;
   void *map = MAP_FAILED;
+  int file = made.file;
   int rc = ftruncate(file, 0) == 0 && ftruncate(file, sizeof(struct sg_state)) == 0 ? 0 : -errno;
   /* Memory of a card that is freed is given back to the file system through holes. */
   if (rc == 0 && fallocate(file, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096) != 0) rc = -errno;
@@ -105,21 +128,21 @@ static int create_state(const struct sg_profile *profile) {
   if (rc != 0) return rc;
   fill(map, profile);
   munmap(map, sizeof(struct sg_state));
-  return renameat(sg_folder, "state.new", sg_folder, "state") == 0 ? 0 : -errno;
+  return renameat(folder_opened.file, "state.new", folder_opened.file, "state") == 0 ? 0 : -errno;
 }
 
 /* Creates the state if there is none, one process at a time. */
 static int ensure_state(const char *folder, const struct sg_create *create) {
   struct sg_profile profile;
   char cause[512];
-  int locks = open_shared("locks");
-  if (locks < 0 || sg_ofd_lock_wait(locks, SG_LOCK_CREATE) != 0) {
+  struct sg_opened locks = {-1, 0, 0};
+  if (sg_open_shared("locks", &locks) != 0 || sg_ofd_lock_wait(locks.file, SG_LOCK_CREATE) != 0) {
     sg_say("%s/locks: %s", folder, strerror(errno));
-    if (locks >= 0) close(locks);
+    sg_close(&locks);
     return SG_E_STATE;
   }
   int rc = SG_OK;
-  if (faccessat(sg_folder, "state", F_OK, 0) == 0) goto out;
+  if (faccessat(folder_opened.file, "state", F_OK, 0) == 0) goto out;
   rc = SG_E_STATE;
   if (!create || !create->profile) {
     sg_say("%s holds no machine, and no profile says what to make (CGPU_SIM_PROFILE)", folder);
@@ -131,7 +154,7 @@ static int ensure_state(const char *folder, const struct sg_create *create) {
     else sg_say("cannot create %s/state: %s", folder, strerror(-made));
   }
 out:
-  close(locks); /* and with it the lock */
+  sg_close(&locks); /* and with it the lock */
   return rc;
 }
 
@@ -150,7 +173,7 @@ static const char *refusal(const struct sg_state *state, off_t size) {
 
 static int map_state(const char *folder) {
   struct stat status;
-  int file = openat(sg_folder, "state", O_RDWR | O_CLOEXEC);
+  int file = openat(folder_opened.file, "state", O_RDWR | O_CLOEXEC);
   if (file < 0 || fstat(file, &status) != 0) {
     sg_say("%s/state: %s", folder, strerror(errno));
     if (file >= 0) close(file);
@@ -172,8 +195,8 @@ static int map_state(const char *folder) {
 
 int sg_open_state(const char *folder, const struct sg_create *create) {
   int made = create ? make_folders(folder) : 0;
-  sg_folder = open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
-  if (made != 0 || sg_folder < 0) {
+  int opened = remember(open(folder, O_PATH | O_DIRECTORY | O_CLOEXEC), &folder_opened);
+  if (made != 0 || opened != 0) {
     sg_say("%s: %s", folder, strerror(made ? -made : errno));
     sg_close_state();
     return SG_E_STATE;
@@ -185,29 +208,25 @@ int sg_open_state(const char *folder, const struct sg_create *create) {
 }
 
 void sg_close_state(void) {
-  for (int card = 0; card < SG_MAX_CARDS; card++) {
-    if (vram[card]) close(vram[card]);
-    vram[card] = 0;
-  }
+  for (int card = 0; card < SG_MAX_CARDS; card++) sg_close(&vram[card]);
   if (sg_state) munmap(sg_state, sizeof *sg_state);
   sg_state = NULL;
-  if (sg_folder >= 0) close(sg_folder);
-  sg_folder = -1;
+  sg_close(&folder_opened);
 }
 
-int sg_vram(int card) { /* with the lock held; 0 in vram[] is "not open yet": 0 is never ours */
-  if (vram[card]) return vram[card];
+int sg_vram(int card) { /* with the lock held */
+  struct sg_opened *opened = &vram[card];
+  if (opened->file >= 0) return sg_still_open(opened) ? opened->file : SG_E_LOST;
   char name[32];
   snprintf(name, sizeof name, "vram-%d", card);
-  int file = open_shared(name);
-  if (file < 0) return SG_E_STATE;
+  if (!sg_still_open(&folder_opened)) return SG_E_LOST;
+  if (sg_open_shared(name, opened) != 0) return SG_E_STATE;
   off_t bytes = (off_t)sg_state->card[card].granules * SG_GRANULE_BYTES;
   struct stat status;
-  if (fstat(file, &status) != 0 || (status.st_size < bytes && ftruncate(file, bytes) != 0)) {
-    close(file);
-    return SG_E_STATE;
-  }
-  return vram[card] = file;
+  if (fstat(opened->file, &status) == 0 && (status.st_size >= bytes || ftruncate(opened->file, bytes) == 0))
+    return opened->file;
+  sg_close(opened);
+  return SG_E_STATE;
 }
 
 const struct sg_machine_info *sg_machine(void) { return sg_state ? &sg_state->machine : NULL; }

@@ -11,7 +11,8 @@
  *
  * Locks, outermost first: a stream's `lock` (held while its items are queued, also while the
  * channel's ring is full), then the process lock (sim_lock: tables and lists; never held across a
- * card.h call that may wait, nor across a user's callback). No thread holds two streams' locks.
+ * card.h call that may wait, nor across a user's callback). The legacy stream's lock may be held while
+ * another stream's is taken, never the other way round.
  */
 #ifndef CGPU_SIM_CUDA_INTERNAL_H
 #define CGPU_SIM_CUDA_INTERNAL_H
@@ -292,12 +293,12 @@ struct CUstream_st {
   _Atomic int references;
   pthread_mutex_t lock;
   /* under `lock`: */
-  sg_channel channel;   /* opened by the first work; 0 until then */
+  _Atomic sg_channel channel; /* opened by the first work; 0 until then */
   _Atomic uint64_t puts;/* pieces of work so far */
   sg_fence marker;      /* made at first need: marker >= marker_value when work marker_puts is done */
   uint64_t marker_value, marker_puts;
   uint64_t legacy_seen; /* `puts` of the legacy stream that this one has been made to wait for */
-  uint64_t seen_by_legacy; /* `puts` of this one that the legacy stream has been made to wait for */
+  uint64_t seen_by_legacy; /* `puts` of this one that the legacy stream waits for; under the latter's lock */
   /* under the process lock: */
   struct sim_capture *capture; /* cuda_capture.c's; NULL while not capturing */
   CUaccessPolicyWindow access_window;

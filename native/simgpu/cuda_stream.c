@@ -144,15 +144,18 @@ CUresult sim_stream_get(CUstream handle, CUstream *stream) {
 /* A stream that first works after cuCtxWaitEvent waits too, unless the event is gone by then. */
 static CUresult open_channel(CUstream stream) {
   CUcontext context = stream->context;
+  sg_channel channel;
   if (stream->channel)
     return CUDA_SUCCESS;
-  int opened = sg_channel_open(context->machine, stream->priority, &stream->channel);
-  if (opened == SG_OK && context->gate) {
-    const struct sg_item wait = {.op = SG_OP_WAIT, .fence = context->gate, .value = context->gate_value};
-    int queued = sg_submit(stream->channel, &wait);
-    opened = queued == SG_E_INVALID ? SG_OK : queued;
-  }
-  return sim_context_result(context, opened);
+  int opened = sg_channel_open(context->machine, stream->priority, &channel);
+  if (opened != SG_OK)
+    return sim_context_result(context, opened);
+  sim_lock();
+  const struct sg_item wait = {.op = SG_OP_WAIT, .fence = context->gate, .value = context->gate_value};
+  sim_unlock();
+  int queued = wait.fence ? sg_submit(channel, &wait) : SG_OK;
+  stream->channel = channel;
+  return sim_context_result(context, queued == SG_E_INVALID ? SG_OK : queued);
 }
 
 CUresult sim_stream_item(CUstream stream, const struct sg_item *item) {
@@ -264,12 +267,14 @@ static CUresult wait_for_all(CUstream stream, const struct marks *marks) {
   return result;
 }
 
+/* With the legacy stream's lock held throughout: who finds a stream marked must also find the legacy
+ * stream waiting for the mark. */
 static CUresult begin_legacy(CUstream legacy) {
   struct marks marks;
+  pthread_mutex_lock(&legacy->lock);
   CUresult result = collect(legacy->context, legacy_must_wait, &marks);
   if (result == CUDA_SUCCESS)
     result = mark_all(&marks, true);
-  pthread_mutex_lock(&legacy->lock);
   if (result == CUDA_SUCCESS)
     result = wait_for_all(legacy, &marks);
   let_go(&marks);
@@ -348,8 +353,10 @@ CUresult sim_streams_join(CUcontext context, CUstream stream) {
 
 CUresult sim_streams_hold(CUcontext context, sg_fence fence, uint64_t value) {
   struct marks marks;
+  sim_lock();
   context->gate_value = value;
   context->gate = fence;
+  sim_unlock();
   CUresult result = collect(context, NULL, &marks);
   for (unsigned i = 0; i < marks.count && result == CUDA_SUCCESS; i++) {
     CUstream stream = marks.rows[i].stream;

@@ -126,6 +126,27 @@ static void test_debt_gives_the_other_several_turns_without_a_pause(void) {
   CHECK(charged(1) >= 25 * MS && charged(1) <= 25 * MS + QUANTUM);
 }
 
+/* Work that waits for a launch of its own tenant must not wait until the tenant's debt is paid, which
+ * it only adds to. */
+static void test_stuck_tenant_is_rescued_whatever_it_owes(void) {
+  begin(2);
+  hold(0);
+  see(900 * MS, 0, RUNS_AND_WANTS);
+  uint64_t next = see(900 * MS, 1, WANTS), since = 0, waited[4];
+  for (int rescue = 0; rescue < 4;) {
+    uint32_t before = state(0);
+    next = at(next);
+    if (state(1) == CGPU_GRANT_OPEN) see(turns.now_ns, 1, RUNS_AND_WANTS);
+    if (turns.phase == CGPU_TURNS_DRAINING && turns.holder == 1) see(turns.now_ns, 1, WANTS);
+    if (before == CGPU_GRANT_OPEN && state(0) == CGPU_GRANT_CLOSED) since = 0;
+    if (!since && turns.holder == 1) since = turns.now_ns;
+    if (before == CGPU_GRANT_OPEN || state(0) != CGPU_GRANT_OPEN) continue;
+    waited[rescue++] = turns.now_ns - since;
+  }
+  CHECK(waited[0] <= 6 * QUANTUM); /* two rounds and a turn that had begun */
+  CHECK(waited[1] > waited[0] && waited[2] > waited[1] && waited[3] > waited[2]);
+}
+
 static void test_rival_that_gives_up_lifts_the_deadline(void) {
   begin(2);
   hold(0);
@@ -190,6 +211,7 @@ int main(void) {
   test_idle_holder_hands_over_at_once();
   test_holder_that_never_drains_is_passed_over();
   test_debt_gives_the_other_several_turns_without_a_pause();
+  test_stuck_tenant_is_rescued_whatever_it_owes();
   test_rival_that_gives_up_lifts_the_deadline();
   test_holder_that_leaves();
   test_native_policy_frees_everybody_and_charges_nobody();

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+import cgpu
 from cgpu.cli.client import AgentClient
 from cgpu.errors import CgpuError
 from cgpu.settings import Settings
@@ -40,7 +41,7 @@ class Node:
     def environment(self) -> dict[str, str]:
         """What puts ``cgpu`` and its children on this node."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("CGPU_")}
-        source = str(Path(__file__).parents[2] / "src")
+        source = str(Path(cgpu.__file__).parents[1])
         return {
             **inherited,
             **self.machine.environment(inherited),

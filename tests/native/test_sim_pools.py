@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import ctypes
 import os
 import socket
 from pathlib import Path
@@ -83,7 +84,7 @@ def keeping() -> None:
     assert amount(pool, ATTRIBUTE.CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH) == 100 * MIB
 
 
-def test_a_pool_keeps_what_its_threshold_allows_and_gives_the_rest_back_when_synchronised(machine):
+def test_a_pool_keeps_what_its_threshold_allows_and_gives_the_rest_back_when_synchronised(machine: SimulatedMachine) -> None:
     machine.call(keeping)
 
 
@@ -101,7 +102,7 @@ def escape_by_keeping() -> None:
     ok(cu.cuMemFree(ok(cu.cuMemAlloc(most))))
 
 
-def test_memory_that_a_pool_keeps_is_not_there_for_others(machine):
+def test_memory_that_a_pool_keeps_is_not_there_for_others(machine: SimulatedMachine) -> None:
     machine.call(escape_by_keeping)
 
 
@@ -124,7 +125,7 @@ def pieces() -> None:
     assert amount(pool, ATTRIBUTE.CU_MEMPOOL_ATTR_USED_MEM_HIGH) == 0
 
 
-def test_small_allocations_share_a_chunk_and_are_used_again(machine):
+def test_small_allocations_share_a_chunk_and_are_used_again(machine: SimulatedMachine) -> None:
     machine.call(pieces)
 
 
@@ -151,7 +152,7 @@ def stream_order() -> None:
     assert amounts(pool) == {"reserved": 0, "used": 0}
 
 
-def test_a_free_takes_effect_in_stream_order(machine):
+def test_a_free_takes_effect_in_stream_order(machine: SimulatedMachine) -> None:
     machine.call(stream_order)
 
 
@@ -164,7 +165,7 @@ def data_stays() -> list[int]:
     return [*read_words(memory, 1), *read_words(int(memory) + 8 * MIB - 4, 1)]
 
 
-def test_pool_memory_holds_data(machine):
+def test_pool_memory_holds_data(machine: SimulatedMachine) -> None:
     assert machine.call(data_stays) == [0x11223344] * 2
 
 
@@ -182,7 +183,7 @@ def out_of_memory() -> None:
     assert result_of(cu.cuMemAllocFromPoolAsync(2 * MIB, limited, stream)) == "OUT_OF_MEMORY"
 
 
-def test_a_pool_is_refused_what_the_card_or_its_own_limit_does_not_have(machine):
+def test_a_pool_is_refused_what_the_card_or_its_own_limit_does_not_have(machine: SimulatedMachine) -> None:
     machine.call(out_of_memory)
 
 
@@ -205,7 +206,7 @@ def life_of_a_pool() -> None:
     assert result_of(cu.cuMemPoolDestroy(default_pool())) == "INVALID_VALUE"
 
 
-def test_a_destroyed_pool_lives_until_its_last_allocation_is_freed(machine):
+def test_a_destroyed_pool_lives_until_its_last_allocation_is_freed(machine: SimulatedMachine) -> None:
     machine.call(life_of_a_pool)
 
 
@@ -220,7 +221,7 @@ def end_of_the_context() -> None:
     assert free_bytes() == before
 
 
-def test_the_end_of_a_context_frees_what_its_streams_allocated(machine):
+def test_the_end_of_a_context_frees_what_its_streams_allocated(machine: SimulatedMachine) -> None:
     machine.call(end_of_the_context)
 
 
@@ -240,7 +241,7 @@ def attributes_and_access() -> None:
     assert result_of(cu.cuMemPoolSetAccess(pool, own, 1)) == "INVALID_VALUE", "its own device keeps access"
 
 
-def test_attributes_and_access_are_checked(machine):
+def test_attributes_and_access_are_checked(machine: SimulatedMachine) -> None:
     machine.call(attributes_and_access)
 
 
@@ -258,7 +259,7 @@ def exporter(path: str) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
         server.listen()
-        tell(list(bytes(ok(cu.cuMemPoolExportPointer(memory)).reserved)))
+        tell(list(ctypes.string_at(ok(cu.cuMemPoolExportPointer(memory)).getPtr(), 64)))
         connection, _ = server.accept()
         with connection:
             rights = array.array("i", [descriptor])
@@ -281,7 +282,7 @@ def importer(path: str, share: list[int]) -> None:
     pool = ok(cu.cuMemPoolImportFromShareableHandle(descriptor, POSIX, 0))
     os.close(descriptor)
     data = cu.CUmemPoolPtrExportData()
-    data.reserved = bytes(share)
+    ctypes.memmove(data.getPtr(), bytes(share), 64)
     memory = ok(cu.cuMemPoolImportPointer(pool, data))
     assert read_words(memory, 2) == [42, 42]
     assert free_bytes() == before, "an import takes nothing more"
@@ -297,7 +298,7 @@ def importer(path: str, share: list[int]) -> None:
     tell(free_bytes() - held)
 
 
-def test_a_pool_is_shared_with_another_process(machine, tmp_path):
+def test_a_pool_is_shared_with_another_process(machine: SimulatedMachine, tmp_path: Path) -> None:
     path = str(tmp_path / "socket")
     with machine.start(exporter, path) as first:
         share = first.receive()
