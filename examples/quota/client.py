@@ -1,4 +1,4 @@
-"""Allocate device memory in blocks of 256 MiB until the driver says no. Plain CUDA driver API; knows nothing of cgpu."""
+"""Allocate device memory in blocks of 256 MiB until the driver says no. Knows nothing of cgpu."""
 
 import ctypes
 
@@ -31,7 +31,5 @@ while True:
     if status != 0:
         break
     blocks += 1
-print(
-    f"allocated {blocks * BLOCK >> 20} MiB, then error {status}"
-    + (" (CUDA_ERROR_OUT_OF_MEMORY)" if status == 2 else "")
-)
+name = "CUDA_ERROR_OUT_OF_MEMORY" if status == 2 else "unexpected"
+print(f"allocated {blocks * BLOCK >> 20} MiB, then error {status} ({name})")

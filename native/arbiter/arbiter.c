@@ -94,6 +94,13 @@ static uint64_t step(struct cgpu_arbiter *arbiter, int place) {
   return next_ns < beat_ns ? next_ns : beat_ns;
 }
 
+/* A tenant that wants the card and has nothing on it has nothing to say until it is its turn. Most are
+ * like that on a card with many tenants, and each doorbell costs at every sleep. */
+static bool waits_its_turn(const struct cgpu_arbiter *arbiter, unsigned place) {
+  const struct cgpu_turns_tenant *tenant = &arbiter->turns.tenant[place];
+  return tenant->want && !tenant->busy && arbiter->turns.holder != (int)place;
+}
+
 /* Sleeps until a word changes or the time has come. Returns the place whose doorbell rang, or
  * WOKEN_BY_*. Called with the lock, which it gives up meanwhile. */
 static int sleep_until(struct cgpu_arbiter *arbiter, uint64_t until_ns) {
@@ -104,7 +111,7 @@ static int sleep_until(struct cgpu_arbiter *arbiter, uint64_t until_ns) {
   places[0] = WOKEN_BY_ANY;
   for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
     struct cgpu_seat *seat = &arbiter->seat[i];
-    if (!seat->taken || !seat->readable) continue;
+    if (!seat->taken || !seat->readable || waits_its_turn(arbiter, i)) continue;
     places[count] = (int)i;
     words[count++] = futex_word_of(cgpu_seat_doorbell(seat), seat->doorbell, false);
   }

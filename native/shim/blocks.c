@@ -163,6 +163,7 @@ void cg_blocks_drop_context(CUcontext context) {
   } total[CGPU_MAX_GPUS] = {{0}};
   cg_lock_take(&process->block_lock);
   for (int kind = 0; kind < CG_MAX_KINDS; kind++) {
+    if (kind == CG_KIND_IMPORTED) continue; /* not charged here; see cg_imports_drop_context */
     struct cg_table *table = &process->blocks[kind];
     for (size_t i = 0; i < table->capacity;) {
       struct cg_row *row = &table->rows[i];

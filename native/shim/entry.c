@@ -13,6 +13,9 @@
  *   RTLD_NEXT        ours where the next definition after the caller is the driver's or ours, else
  *                    the real answer.
  * What the loaded driver does not export is not found in us either: programs probe for features.
+ *
+ * Out of reach, as for any preloaded library: static programs, objects opened with RTLD_DEEPBIND or
+ * into a namespace of their own, and a second copy of the driver, which is named on stderr.
  */
 #include <dlfcn.h>
 #include <stdatomic.h>
@@ -125,6 +128,31 @@ static bool next_is(const struct question *question, uintptr_t driver, uintptr_t
   return next.found && (next.definer.base == driver || next.definer.base == self);
 }
 
+struct copy {
+  const void *function;
+  const char *soname;
+  bool found;
+};
+
+static int visit_copy(struct dl_phdr_info *object, size_t size, void *data) {
+  (void)size;
+  struct copy *copy = data;
+  struct cg_elf elf;
+  if (!contains(object, copy->function)) return 0;
+  copy->found = cg_elf_open_loaded(&elf, object) && elf.soname && strcmp(elf.soname, copy->soname) == 0;
+  return 1;
+}
+
+/* A program may load a second driver by path beside the one that the hooks call. Its handles mean
+ * nothing to the other, so it is left alone. */
+static void name_second_copy(const struct cg_library *library, const void *function) {
+  struct copy copy = {.function = function, .soname = library->soname};
+  dl_iterate_phdr(visit_copy, &copy);
+  if (copy.found)
+    cg_say("this process has loaded two copies of %s: what it does through the second one is not held to its share",
+           library->soname);
+}
+
 static struct verdict answer(void *pointer) { return (struct verdict){.answer = pointer}; }
 
 static struct verdict decide(const struct question *question) {
@@ -145,6 +173,7 @@ static struct verdict decide(const struct question *question) {
   void *handle = question->handle ? question->handle : dlopen(NULL, RTLD_LAZY);
   void *found = ask(handle, question);
   if (found && found == theirs) return answer(ours);
+  if (found && found != ours && theirs) name_second_copy(library, found);
   if (found != ours || theirs) return answer(found);
   /* Through the global scope the program finds us with no driver, or an older one, behind: that does
    * not count, and the search goes on behind us. Asking this very library is another matter. */

@@ -105,7 +105,8 @@ static uint64_t expected_cost_ns(const struct gate_gpu *gpu, enum cg_work work, 
   return known_ns && known_ns < most_ns ? known_ns : most_ns;
 }
 
-enum { PASS_STREAM, PASS_AMOUNT, PASS_SAMPLE, PASS_NOW }; /* of cg_pass.opaque */
+enum { PASS_STREAM, PASS_AMOUNT, PASS_HOW, PASS_NOW }; /* of cg_pass.opaque */
+enum { SAMPLED = 1, AFTER_IDLE = 2 };                   /* PASS_HOW */
 
 static void enter(struct cg_pass *pass, enum cg_work work, struct gate_stream *stream, uint64_t key) {
   struct gate_gpu *gpu = stream->gpu;
@@ -123,11 +124,12 @@ static void enter(struct cg_pass *pass, enum cg_work work, struct gate_stream *s
   pass->opaque[PASS_AMOUNT] = amount;
   uint64_t submitted = atomic_load_explicit(&stream->submitted, memory_order_relaxed);
   bool sample = !known_ns || gate_launches(submitted) % GATE_SAMPLE == 0;
-  pass->opaque[PASS_SAMPLE] = sample;
-  pass->opaque[PASS_NOW] = now_ns;
+  bool idle = submitted == atomic_load_explicit(&stream->retired, memory_order_relaxed);
   bool marked = submitted == atomic_load_explicit(&stream->marked, memory_order_relaxed);
-  bool running = submitted != atomic_load_explicit(&stream->retired, memory_order_relaxed);
-  if (sample && !(marked && running)) gate_mark(stream);
+  if (idle && !marked) atomic_store_explicit(&stream->marked, submitted, memory_order_relaxed);
+  pass->opaque[PASS_HOW] = (sample ? SAMPLED : 0) | (idle ? AFTER_IDLE : 0);
+  pass->opaque[PASS_NOW] = now_ns;
+  if (sample && (idle || !marked)) gate_mark(stream);
 }
 
 void cg_gate_enter(struct cg_pass *pass, enum cg_work work, CUstream stream, uint64_t key) {
@@ -145,12 +147,14 @@ static bool note_launch(struct gate_stream *stream, const struct cg_pass *pass, 
   uint64_t batch = submitted - atomic_load_explicit(&stream->marked, memory_order_relaxed);
   if (gate_launches(batch) <= 1) {
     uint64_t now_ns = pass->opaque[PASS_NOW];
-    atomic_store_explicit(&stream->batch_key, pass->key, memory_order_relaxed);
+    /* After a pause the marker before says nothing about when this began. */
+    uint64_t key = pass->opaque[PASS_HOW] == AFTER_IDLE ? 0 : pass->key;
+    atomic_store_explicit(&stream->batch_key, key, memory_order_relaxed);
     atomic_store_explicit(&stream->batch_since_ns, now_ns ? now_ns : futex_now_ns(), memory_order_relaxed);
   } else if (atomic_load_explicit(&stream->batch_key, memory_order_relaxed) != pass->key) {
     atomic_store_explicit(&stream->batch_key, 0, memory_order_relaxed);
   }
-  return pass->opaque[PASS_SAMPLE] || gate_launches(batch) >= GATE_BATCH ||
+  return pass->opaque[PASS_HOW] & SAMPLED || gate_launches(batch) >= GATE_BATCH ||
          gate_cost_ns(batch) >= gate_quantum_ns(stream->gpu) / MEMOP_PART || stream->thread || gate_capturing();
 }
 

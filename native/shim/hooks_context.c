@@ -8,6 +8,7 @@
 
 #include "memory.h"
 #include "process.h"
+#include "share.h"
 
 /* What one more context on the GPU is estimated to take, in whole units. */
 static uint64_t context_bytes(int gpu) {
@@ -80,6 +81,11 @@ CG_EXPORT CUresult cuCtxCreate_v4(CUcontext *pctx, CUctxCreateParams *ctxCreateP
   return finish(&creation, result, result == CUDA_SUCCESS ? *pctx : NULL);
 }
 
+static void drop(CUcontext context) {
+  cg_blocks_drop_context(context);
+  cg_imports_drop_context(context);
+}
+
 /* What a dying context is called meanwhile; handles are aligned, so no living one has this value. */
 static CUcontext dying(CUcontext context) { return (CUcontext)((uintptr_t)context | 1); }
 
@@ -95,7 +101,7 @@ static CUresult destroy(CUresult (*real)(CUcontext), CUcontext context) {
     if (known) cg_block_add(&block);
     return result;
   }
-  cg_blocks_drop_context(dying(context));
+  drop(dying(context));
   if (!known) return result;
   cg_note_contexts(block.gpu, -1);
   cg_block_return(&block);
@@ -122,7 +128,7 @@ CG_EXPORT CUresult cuCtxDetach(CUcontext ctx) {
   struct cg_block block;
   if (!cg_block_take(CG_KIND_CONTEXT, (uint64_t)(uintptr_t)ctx, &block)) return result;
   cg_gate_forget_context(ctx);
-  cg_blocks_drop_context(ctx);
+  drop(ctx);
   cg_note_contexts(block.gpu, -1);
   cg_block_return(&block);
   return result;
@@ -187,7 +193,7 @@ static void primary_ended(CUdevice device) {
   if (!was.charged) return;
   int gpu = cg_gpu_of_device(device);
   cg_gate_forget_context(was.context);
-  cg_blocks_drop_context(was.context);
+  drop(was.context);
   cg_note_contexts(gpu, -1);
   cg_return_estimate(gpu, was.bytes);
 }

@@ -1,6 +1,7 @@
 /* hooks_gate.c - the hooks that tell the gate what happens to streams besides launches: the host waits
  * for them, they are captured, they end; and the one launch that goes to several devices. */
 #include "gate.h"
+#include "memory.h"
 
 #define DRIVER(name)                            \
   const struct cg_driver *driver = cg_driver(); \
@@ -15,6 +16,7 @@
     remember;                              \
     CUresult result = driver->name args;   \
     gate_sync_end(&sync, result);          \
+    cg_stocks_synchronized();              \
     return result;                         \
   }
 SYNC(cuStreamSynchronize, gate_sync_stream(&sync, CG_NULL(hStream)), (CUstream hStream), (hStream))
@@ -26,6 +28,7 @@ CG_EXPORT CUresult cuEventSynchronize(CUevent hEvent) {
   DRIVER(cuEventSynchronize);
   CUresult result = driver->cuEventSynchronize(hEvent);
   cg_gate_synchronized(NULL, result);
+  cg_stocks_synchronized();
   return result;
 }
 

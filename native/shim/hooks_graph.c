@@ -29,9 +29,7 @@ static void add_node(struct sums *sums, CUgraphNode node, int depth) {
   if (type != CU_GRAPH_NODE_TYPE_MEM_ALLOC || !driver->x_cuGraphMemAllocNodeGetParams ||
       driver->x_cuGraphMemAllocNodeGetParams(node, &allocation) != CUDA_SUCCESS)
     return;
-  int gpu = allocation.poolProps.location.type == CU_MEM_LOCATION_TYPE_DEVICE
-                ? cg_gpu_of_device(allocation.poolProps.location.id)
-                : -1;
+  int gpu = cg_gpu_of_location(&allocation.poolProps.location);
   if (gpu >= 0 && __builtin_add_overflow(sums->bytes[gpu], cg_granules(allocation.bytesize), &sums->bytes[gpu]))
     sums->bytes[gpu] = UINT64_MAX;
 }

@@ -123,8 +123,8 @@ CG_EXPORT CUresult cuMemPoolCreate(CUmemoryPool *pool, const CUmemPoolProps *poo
     return driver->cuMemPoolCreate(pool, poolProps);
   }
   bool managed = poolProps->allocType == CU_MEM_ALLOCATION_TYPE_MANAGED;
-  bool on_device = poolProps->location.type == CU_MEM_LOCATION_TYPE_DEVICE;
-  int gpu = on_device ? cg_gpu_of_device(poolProps->location.id) : managed ? cg_gpu_current() : -1;
+  int gpu = cg_gpu_of_location(&poolProps->location);
+  if (managed && gpu < 0) gpu = cg_gpu_current();
   if (managed && cg_refuses_managed()) {
     cg_note_denied(gpu);
     return CUDA_ERROR_NOT_SUPPORTED;

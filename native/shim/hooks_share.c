@@ -38,7 +38,9 @@ static CUresult open_block(CUresult (*real)(CUdeviceptr *, CUipcMemHandle, unsig
   if (result != CUDA_SUCCESS) {
     cg_export_leave(digest);
   } else if (cg_block_count(CG_KIND_IMPORTED, *pointer, 1) < 0) { /* opened again, it is the same address */
-    cg_block_add(&(struct cg_block){.key = *pointer, .bytes = digest, .kind = CG_KIND_IMPORTED, .references = 1});
+    struct cg_block import = {.key = *pointer, .bytes = digest, .kind = CG_KIND_IMPORTED, .references = 1};
+    cg_driver()->x_cuCtxGetCurrent(&import.context);
+    cg_block_add(&import);
   }
   return result;
 }

@@ -51,15 +51,10 @@ static void release(const struct cg_row *gone) {
   else cg_exported_return((int)gpu, gone->value[BYTES], gone->key, gone->value[SHARED]);
 }
 
-/* Memory of the host is no business of the card's. */
-static int gpu_of(const CUmemAllocationProp *prop) {
-  return prop && prop->location.type == CU_MEM_LOCATION_TYPE_DEVICE ? cg_gpu_of_device(prop->location.id) : -1;
-}
-
 CG_EXPORT CUresult cuMemCreate(CUmemGenericAllocationHandle *handle, size_t size, const CUmemAllocationProp *prop,
                                unsigned long long flags) {
   CG_DRIVER(cuMemCreate);
-  int gpu = gpu_of(prop);
+  int gpu = prop ? cg_gpu_of_location(&prop->location) : -1;
   enum cg_verdict verdict = cg_reserve(gpu, size); /* the driver takes multiples of its granularity only */
   if (verdict == CG_REFUSED) return CUDA_ERROR_OUT_OF_MEMORY;
   CUresult result = driver->cuMemCreate(handle, size, prop, flags);

@@ -21,6 +21,7 @@ static inline uint64_t cg_granules(uint64_t bytes) {
 
 bool cg_is_tenant(void);       /* the region is mapped; takes no slot */
 bool cg_refuses_managed(void); /* CGPU_TENANT_REFUSE_MANAGED */
+int cg_gpu_of_location(const CUmemLocation *location); /* the GPU row; -1: the host, or not the tenant's */
 
 /* ---- account.c ---- */
 
@@ -91,9 +92,11 @@ void cg_block_return(const struct cg_block *block);
     return result_;                                                                  \
   } while (0)
 
-/* ---- hooks_pool.c, hooks_graph.c: for the sync hooks ---- */
+/* ---- pools.c ---- */
 
 /* Brings the charges of this process's pools on a GPU to what the pools hold now. Cheap without pools. */
 void cg_pools_refresh(int gpu);
+/* For the hooks of sync: the host has waited, so what was freed on streams may be the card's again. */
+void cg_stocks_synchronized(void);
 
 #endif

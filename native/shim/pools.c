@@ -230,6 +230,10 @@ void cg_pools_refresh(int gpu) {
   restore(mode);
 }
 
+void cg_stocks_synchronized(void) {
+  if (atomic_load_explicit(&cg_process()->stocks, memory_order_relaxed)) cg_pools_refresh(cg_gpu_current());
+}
+
 /* What the driver keeps for reuse is given back before an allocation is refused. */
 bool cg_stocks_relieve(int gpu) {
   const struct cg_driver *driver = cg_driver();

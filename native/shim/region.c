@@ -157,12 +157,12 @@ const struct cg_region *cg_region(void) {
   cg_lock_take(&process->region_lock);
   if (!atomic_load(&process->registered)) {
     process->driver_version = version;
-    process->region = (struct cg_region){files->state, files->grants, files->usage, CGPU_NO_SLOT};
-    if (files->state == CG_REGION_READY && !cg_slot_register(process)) {
-      process->region.state = CG_REGION_BROKEN; /* tried again at the next call: slots become free */
-    } else {
-      atomic_store_explicit(&process->registered, true, memory_order_release);
-    }
+    process->region.grants = files->grants;
+    process->region.usage = files->usage;
+    bool usable = files->state == CG_REGION_READY, registered = usable && cg_slot_register(process);
+    /* Without a slot it is tried again at the next call: slots become free. */
+    __atomic_store_n(&process->region.state, usable && !registered ? CG_REGION_BROKEN : files->state, __ATOMIC_RELEASE);
+    atomic_store_explicit(&process->registered, !usable || registered, memory_order_release);
   }
   cg_lock_give(&process->region_lock);
   pthread_setcancelstate(cancel, NULL);
@@ -202,6 +202,12 @@ int cg_gpu_of_device(CUdevice device) {
   int gpu = gpu_of_uuid(files->grants, &uuid);
   if (gpu >= 0) atomic_store_explicit(&process->gpu_of_device[device], (uint8_t)(gpu + 1), memory_order_relaxed);
   return gpu;
+}
+
+int cg_gpu_of_location(const CUmemLocation *location) {
+  if (location->type == CU_MEM_LOCATION_TYPE_DEVICE) return cg_gpu_of_device(location->id);
+  if (location->type == CU_MEM_LOCATION_TYPE_DEVICE_LOCALITY_DOMAIN) return cg_gpu_of_device(location->localized.deviceId);
+  return -1;
 }
 
 int cg_gpu_current(void) {

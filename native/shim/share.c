@@ -119,6 +119,15 @@ void cg_export_leave(uint64_t digest) {
   }
 }
 
+void cg_imports_drop_context(CUcontext context) {
+  struct cg_block import;
+  for (size_t cursor = 0; cg_block_next(CG_KIND_IMPORTED, &cursor, &import);) {
+    if (import.context != context || !cg_block_take(CG_KIND_IMPORTED, import.key, &import)) continue;
+    for (unsigned i = 0; i < import.references; i++) cg_export_leave(import.bytes);
+    cursor = 0; /* removing moves rows */
+  }
+}
+
 /* ---- what outlives its owner's interest in it ---- */
 
 /* Whether an offer may still keep memory: by a process that holds it open, or by the descriptor. */

@@ -24,6 +24,9 @@ void cg_export_offer(uint64_t digest, uint64_t object, int fd);
 bool cg_export_open(uint64_t digest);
 void cg_export_leave(uint64_t digest);
 
+/* Closes what the context had open of other processes (cuIpcOpenMemHandle): it has ended. */
+void cg_imports_drop_context(CUcontext context);
+
 /* Memory that this process has let go: returns its charge, now or, when it was exported and others may
  * still have it, with the last of them (cg_exports_settle). `exported`: whether it ever was. */
 void cg_exported_return(int gpu, uint64_t bytes, uint64_t object, bool exported);

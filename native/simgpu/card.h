@@ -24,7 +24,8 @@
 enum sg_error {
   SG_OK = 0,
   SG_E_NOMEM = -1,   /* the card's memory is exhausted, truly or by an injected fault */
-  SG_E_LOST = -2,    /* the card has fallen off the bus (injected) */
+  SG_E_LOST = -2,    /* the card has fallen off the bus (injected), or this process has closed all its
+                        descriptors, ours among them, and so has lost all cards */
   SG_E_FULL = -3,    /* a table of the machine is full */
   SG_E_INVALID = -4, /* no such object */
   SG_E_STATE = -5,   /* the state folder is missing, foreign, or of another version */
@@ -219,7 +220,7 @@ int sg_get_memory_limit(int card, const char *cgroup, uint64_t *hard_bytes, uint
 
 enum sg_fault {
   SG_FAULT_OOM,   /* value: how many of the next allocations fail for want of physical memory */
-  SG_FAULT_LOST,  /* value: 1 lost, 0 back */
+  SG_FAULT_LOST,  /* value: 1 falls off the bus (Xid 79, which ends all its contexts), 0 is back */
   SG_FAULT_XID,   /* value: the Xid number. One of an application (13, 31, 32, 43, 45, 68, 69, 94)
                      kills the context that is on the compute engine, any other all of the card */
   SG_FAULT_SLOW,  /* value: ns that each driver call of the kind that sg_fault_point names takes more */

@@ -3,6 +3,8 @@
 
 #include "card_internal.h"
 
+#define XID_FALLEN_OFF_THE_BUS 79
+
 bool sg_card_lost(int card) { return sg_card(card) && __atomic_load_n(&sg_state->card[card].lost, __ATOMIC_RELAXED); }
 
 /* Xids that concern one application; after others the card needs a reset, and all its contexts end.
@@ -36,7 +38,10 @@ int sg_fault_set(int index, enum sg_fault fault, uint64_t value) {
   struct sg_card_state *card = &sg_state->card[index];
   switch (fault) {
     case SG_FAULT_OOM: SG_SET(card->oom_left, value); break;
-    case SG_FAULT_LOST: SG_SET(card->lost, value != 0); break;
+    case SG_FAULT_LOST:
+      if (value && !card->lost) raise_xid(index, XID_FALLEN_OFF_THE_BUS);
+      SG_SET(card->lost, value != 0);
+      break;
     case SG_FAULT_SLOW: SG_SET(card->slow_ns, value); break;
     case SG_FAULT_XID:
       if (value == 0 || value > UINT32_MAX) rc = SG_E_INVALID;
@@ -45,7 +50,7 @@ int sg_fault_set(int index, enum sg_fault fault, uint64_t value) {
     default: rc = SG_E_INVALID;
   }
   sg_unlock();
-  if (rc == SG_OK && fault == SG_FAULT_XID) {
+  if (rc == SG_OK && (fault == SG_FAULT_XID || fault == SG_FAULT_LOST)) {
     sg_futex_wake(&card->xid_bell, 0x7fffffff);
     for (uint32_t slot = 1; slot < sg_state->process_pool.fresh; slot++) sg_ring_bell(slot);
   }

@@ -3,6 +3,7 @@
  * Files of the state folder:
  *   state      struct sg_state, mapped shared by every process of the machine
  *   locks      never mapped: byte N is locked, for as long as it lives, by the process in slot N
+ *   pids       never mapped: byte N is locked likewise, in the way that tells its owner's pid
  *   vram-<N>   the memory of card N, a sparse file
  *
  * Rules. Every field is changed only with the machine's lock held and through SG_SET, which notes

@@ -17,7 +17,6 @@
 #endif
 
 #define SG_LOCK_CREATE 0x100000 /* who creates the state holds this byte */
-#define SG_LOCK_PID 0x200000    /* + slot: a plain POSIX lock, which tells its owner's pid */
 
 static inline struct flock sg_ofd_byte(long byte) {
   return (struct flock){.l_type = F_WRLCK, .l_whence = 0 /* SEEK_SET */, .l_start = byte, .l_len = 1};

@@ -18,12 +18,13 @@
 
 uint32_t sg_self;
 
-static struct sg_opened locks = {-1, 0, 0};
+static struct sg_opened locks = {-1, 0, 0}, pids = {-1, 0, 0};
 static uint64_t own_claim;
 static pthread_mutex_t joining = PTHREAD_MUTEX_INITIALIZER;
 
 static void after_fork_in_child(void) {
   sg_close(&locks); /* else it would keep the parent's slot alive */
+  sg_close(&pids);
   sg_self = 0;
   pthread_mutex_init(&joining, NULL);
   sg_producers_reset();
@@ -32,12 +33,14 @@ static void after_fork_in_child(void) {
 bool sg_slot_alive(uint32_t slot) { return sg_ofd_locked(locks.file, (long)slot); }
 bool sg_can_ask(void) { return sg_still_open(&locks); }
 
+/* The owner of a POSIX lock is told by its pid in the namespace of who asks, 0 if it is not in it. Such
+ * a lock goes as soon as its process closes any descriptor of the file: hence a file of its own. */
 uint32_t sg_pid_seen(uint32_t slot) {
   const struct sg_process *process = &sg_state->process[slot];
   const struct sg_process *self = &sg_state->process[sg_self];
   if (process->pid_namespace == self->pid_namespace) return process->own_pid;
-  struct flock range = sg_ofd_byte(SG_LOCK_PID + (long)slot);
-  if (fcntl(locks.file, F_GETLK, &range) != 0 || range.l_type == F_UNLCK || range.l_pid < 0) return 0;
+  struct flock range = sg_ofd_byte((long)slot);
+  if (!sg_still_open(&pids) || fcntl(pids.file, F_GETLK, &range) != 0 || range.l_type == F_UNLCK) return 0;
   return (uint32_t)range.l_pid;
 }
 
@@ -134,8 +137,8 @@ static int register_self(void) {
   atomic_store(&process->open_waiters, 0);
   atomic_store(&process->work_waiters, 0);
   atomic_store(&process->foreign, 0);
-  struct flock range = sg_ofd_byte(SG_LOCK_PID + (long)sg_self);
-  (void)fcntl(locks.file, F_SETLK, &range); /* only tells our pid; without it pid is shown as 0 */
+  struct flock range = sg_ofd_byte((long)sg_self);
+  (void)fcntl(pids.file, F_SETLK, &range); /* only tells our pid; without it pid is shown as 0 */
   sg_unlock();
   return SG_OK;
 }
@@ -146,13 +149,14 @@ static int join_locked(const char *folder, const struct sg_create *create) {
   if (rc != SG_OK) return rc;
   if (!watched && pthread_atfork(NULL, NULL, after_fork_in_child) != 0) return SG_E_STATE;
   watched = true;
-  if (sg_open_shared("locks", &locks) != 0) {
+  if (sg_open_shared("locks", &locks) != 0 || sg_open_shared("pids", &pids) != 0) {
     sg_say("%s/locks: %s", folder, strerror(errno));
     return SG_E_STATE;
   }
   rc = register_self();
   if (rc == SG_OK) return rc;
   sg_close(&locks);
+  sg_close(&pids);
   sg_self = 0;
   sg_say("%s: the machine has no room for another process", folder);
   return rc;
@@ -174,6 +178,7 @@ int sg_leave(void) {
     sg_unlock();
   }
   sg_close(&locks); /* the slot is free for others from here on */
+  sg_close(&pids);
   sg_self = 0;
   sg_close_state();
   pthread_mutex_unlock(&joining);

@@ -9,6 +9,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "cuda_process.h"
 
@@ -189,6 +190,7 @@ struct fill {
   char *start;
   uint64_t pitch, width, rows;
   unsigned value, element_bytes;
+  bool on_card;
 };
 
 static void fill_row(char *row, const struct fill *fill) {
@@ -203,8 +205,24 @@ static void fill_row(char *row, const struct fill *fill) {
   }
 }
 
+/* Zeros of whole pages of card memory are holes in its file: filling a card with them costs nothing. */
+static bool punch_zeros(const struct fill *fill) {
+  uint64_t bytes = fill->width * fill->element_bytes, page = SG_GRANULE_BYTES;
+  uint64_t first = ((uint64_t)(uintptr_t)fill->start + page - 1) / page * page;
+  uint64_t end = ((uint64_t)(uintptr_t)fill->start + bytes) / page * page;
+  if (!fill->on_card || fill->value || fill->rows != 1 || first >= end)
+    return false;
+  if (madvise((void *)(uintptr_t)first, end - first, MADV_REMOVE) != 0)
+    return false;
+  memset(fill->start, 0, first - (uint64_t)(uintptr_t)fill->start);
+  memset((void *)(uintptr_t)end, 0, (uint64_t)(uintptr_t)fill->start + bytes - end);
+  return true;
+}
+
 static void run_fill(void *argument) {
   const struct fill *fill = argument;
+  if (punch_zeros(fill))
+    return;
   for (uint64_t y = 0; y < fill->rows; y++)
     fill_row(fill->start + y * fill->pitch, fill);
 }
@@ -212,7 +230,8 @@ static void run_fill(void *argument) {
 static CUresult find_fill(const struct sim_memset *set, struct fill *fill) {
   uint64_t row = set->width * set->element_bytes;
   *fill = (struct fill){.pitch = set->pitch ? set->pitch : row, .width = set->width, .rows = set->height,
-                        .value = set->value, .element_bytes = set->element_bytes};
+                        .value = set->value, .element_bytes = set->element_bytes,
+                        .on_card = sim_is_device_address(set->destination)};
   if (set->element_bytes != 1 && set->element_bytes != 2 && set->element_bytes != 4)
     return CUDA_ERROR_INVALID_VALUE;
   if (!set->width || !set->height)

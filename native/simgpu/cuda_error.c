@@ -84,15 +84,18 @@
   X(CUDA_ERROR_MPS_MAX_CONNECTIONS_REACHED, \
     "the hardware resources required to support device connections have been exhausted") \
   X(CUDA_ERROR_MPS_CLIENT_TERMINATED, "the MPS client has been terminated by the server") \
-  X(CUDA_ERROR_CDP_NOT_SUPPORTED, "is using CUDA Dynamic Parallelism, but the current configuration does not support it") \
-  X(CUDA_ERROR_CDP_VERSION_MISMATCH, "unsupported interaction between different versions of CUDA Dynamic Parallelism") \
+  X(CUDA_ERROR_CDP_NOT_SUPPORTED, \
+    "is using CUDA Dynamic Parallelism, but the current configuration does not support it") \
+  X(CUDA_ERROR_CDP_VERSION_MISMATCH, \
+    "unsupported interaction between different versions of CUDA Dynamic Parallelism") \
   X(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, "operation not permitted when stream is capturing") \
   X(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, "operation failed due to a previous error during capture") \
   X(CUDA_ERROR_STREAM_CAPTURE_MERGE, "operation would result in a merge of separate capture sequences") \
   X(CUDA_ERROR_STREAM_CAPTURE_UNMATCHED, "capture was not ended in the same stream as it began") \
   X(CUDA_ERROR_STREAM_CAPTURE_UNJOINED, "capturing stream has unjoined work") \
   X(CUDA_ERROR_STREAM_CAPTURE_ISOLATION, "dependency created on uncaptured work in another stream") \
-  X(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, "operation would make the legacy stream depend on a capturing blocking stream") \
+  X(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, \
+    "operation would make the legacy stream depend on a capturing blocking stream") \
   X(CUDA_ERROR_CAPTURED_EVENT, "operation not permitted on an event last recorded in a capturing stream") \
   X(CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD, \
     "attempt to terminate a thread-local capture sequence from another thread") \
@@ -102,10 +105,17 @@
     "instantiated graph update") \
   X(CUDA_ERROR_EXTERNAL_DEVICE, "an async error has occurred in external entity outside of CUDA") \
   X(CUDA_ERROR_INVALID_CLUSTER_SIZE, "a kernel launch error has occurred due to cluster misconfiguration") \
-  X(CUDA_ERROR_FUNCTION_NOT_LOADED, "the function handle is not loaded when calling an API that requires a loaded function") \
-  X(CUDA_ERROR_INVALID_RESOURCE_TYPE, "one or more resources passed in are not valid resource types for the operation") \
+  X(CUDA_ERROR_FUNCTION_NOT_LOADED, \
+    "the function handle is not loaded when calling an API that requires a loaded function") \
+  X(CUDA_ERROR_INVALID_RESOURCE_TYPE, \
+    "one or more resources passed in are not valid resource types for the operation") \
   X(CUDA_ERROR_INVALID_RESOURCE_CONFIGURATION, \
     "one or more resources are insufficient or non-applicable for the operation") \
+  X(CUDA_ERROR_TENSOR_MEMORY_LEAK, "a kernel exited without freeing its tensor memory") \
+  X(CUDA_ERROR_KEY_ROTATION, "a key rotation is in progress") \
+  X(CUDA_ERROR_STREAM_DETACHED, "the stream has been detached from its resources") \
+  X(CUDA_ERROR_GRAPH_RECAPTURE_FAILURE, "the capture differs from the graph that it was to update") \
+  X(CUDA_ERROR_FABRIC_NOT_READY, "the fabric is not ready") \
   X(CUDA_ERROR_UNKNOWN, "unknown error")
 
 struct error_text {

@@ -14,96 +14,80 @@ static CUresult check_function(CUfunction handle, CUfunction *function) {
 
 /* ---- attributes ---- */
 
-CUresult sim_function_get(int *value, CUfunction_attribute attribute, CUfunction function) {
-  const struct sim_image *image = function->module->image;
+/* Counts that are never negative otherwise; -1: not one of them. */
+static int fixed_attribute(CUfunction_attribute attribute, CUfunction function) {
   const struct sg_card_info *info = sg_card(function->module->context->card);
-  int architecture = (int)(info->cc_major * 10 + info->cc_minor);
+  unsigned binary_version = function->module->image->binary_version;
   switch (attribute) {
   case CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK:
-    *value = (int)function->max_threads;
-    break;
+    return (int)function->max_threads;
   case CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES:
-    *value = (int)function->shared_bytes;
-    break;
+    return (int)function->shared_bytes;
   case CU_FUNC_ATTRIBUTE_CONST_SIZE_BYTES:
-    *value = (int)function->const_bytes;
-    break;
+    return (int)function->const_bytes;
   case CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES:
-    *value = (int)function->local_bytes;
-    break;
+    return (int)function->local_bytes;
   case CU_FUNC_ATTRIBUTE_NUM_REGS:
-    *value = (int)function->registers;
-    break;
-  case CU_FUNC_ATTRIBUTE_PTX_VERSION:
+    return (int)function->registers;
+  case CU_FUNC_ATTRIBUTE_PTX_VERSION: /* both are architectures: PTX is compiled for the card's own */
   case CU_FUNC_ATTRIBUTE_BINARY_VERSION:
-    *value = image->binary_version ? (int)image->binary_version : architecture;
-    break;
+    return (int)(binary_version ? binary_version : info->cc_major * 10 + info->cc_minor);
   case CU_FUNC_ATTRIBUTE_CACHE_MODE_CA:
-    *value = 0;
-    break;
+    return 0;
+  default:
+    return -1;
+  }
+}
+
+/* The attributes that cuFuncSetAttribute changes, in place; NULL for others. */
+static int *variable_attribute(CUfunction_attribute attribute, CUfunction function) {
+  switch (attribute) {
   case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
-    *value = function->max_dynamic_shared;
-    break;
+    return &function->max_dynamic_shared;
   case CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT:
-    *value = function->carveout;
-    break;
-  case CU_FUNC_ATTRIBUTE_CLUSTER_SIZE_MUST_BE_SET:
-    *value = function->cluster_must_be_set;
-    break;
+    return &function->carveout;
   case CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH:
   case CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_HEIGHT:
   case CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_DEPTH:
-    *value = function->cluster[attribute - CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH];
-    break;
+    return &function->cluster[attribute - CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH];
   case CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED:
-    *value = function->nonportable_cluster;
-    break;
+    return &function->nonportable_cluster;
   case CU_FUNC_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE:
-    *value = function->cluster_policy;
-    break;
+    return &function->cluster_policy;
   default:
-    return CUDA_ERROR_INVALID_VALUE;
+    return NULL;
   }
-  return CUDA_SUCCESS;
 }
 
-static CUresult set_dynamic_shared(CUfunction function, int value) {
+CUresult sim_function_get(int *value, CUfunction_attribute attribute, CUfunction function) {
+  const int *variable = variable_attribute(attribute, function);
+  if (attribute == CU_FUNC_ATTRIBUTE_CLUSTER_SIZE_MUST_BE_SET)
+    *value = function->cluster_must_be_set;
+  else
+    *value = variable ? *variable : fixed_attribute(attribute, function);
+  return variable || *value >= 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+}
+
+static bool in_range(CUfunction_attribute attribute, int value, CUfunction function) {
   int most;
-  CUresult result = cuDeviceGetAttribute(&most, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
-                                         function->module->context->device);
-  if (result != CUDA_SUCCESS)
-    return result;
-  if (value < 0 || value > most - (int)function->shared_bytes)
-    return CUDA_ERROR_INVALID_VALUE;
-  function->max_dynamic_shared = value;
-  return CUDA_SUCCESS;
+  switch (attribute) {
+  case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
+    return cuDeviceGetAttribute(&most, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
+                                function->module->context->device) == CUDA_SUCCESS &&
+           value >= 0 && value <= most - (int)function->shared_bytes;
+  case CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT:
+    return value >= -1 && value <= 100;
+  default:
+    return value >= 0;
+  }
 }
 
 CUresult sim_function_set(CUfunction_attribute attribute, int value, CUfunction function) {
-  switch (attribute) {
-  case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
-    return set_dynamic_shared(function, value);
-  case CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT:
-    if (value < -1 || value > 100)
-      return CUDA_ERROR_INVALID_VALUE;
-    function->carveout = value;
-    return CUDA_SUCCESS;
-  case CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH:
-  case CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_HEIGHT:
-  case CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_DEPTH:
-    if (value < 0)
-      return CUDA_ERROR_INVALID_VALUE;
-    function->cluster[attribute - CU_FUNC_ATTRIBUTE_REQUIRED_CLUSTER_WIDTH] = value;
-    return CUDA_SUCCESS;
-  case CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED:
-    function->nonportable_cluster = value != 0;
-    return CUDA_SUCCESS;
-  case CU_FUNC_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE:
-    function->cluster_policy = value;
-    return CUDA_SUCCESS;
-  default:
+  int *variable = variable_attribute(attribute, function);
+  if (!variable || !in_range(attribute, value, function))
     return CUDA_ERROR_INVALID_VALUE;
-  }
+  *variable = value;
+  return CUDA_SUCCESS;
 }
 
 CUresult cuFuncGetAttribute(int *pi, CUfunction_attribute attrib, CUfunction hfunc) {

@@ -41,11 +41,12 @@ static CUresult index_host(CUcontext context, void *place, size_t bytes, enum si
 }
 
 static CUresult allocate_host(void **pp, size_t bytes, unsigned flags) {
+  const unsigned known = CU_MEMHOSTALLOC_PORTABLE | CU_MEMHOSTALLOC_DEVICEMAP | CU_MEMHOSTALLOC_WRITECOMBINED;
   CUcontext context;
   CUresult result = sim_allocating_call(&context);
   if (result != CUDA_SUCCESS)
     return result;
-  if (!pp || bytes == 0 || (flags & ~(unsigned)(CU_MEMHOSTALLOC_PORTABLE | CU_MEMHOSTALLOC_DEVICEMAP | CU_MEMHOSTALLOC_WRITECOMBINED)))
+  if (!pp || bytes == 0 || (flags & ~known))
     return CUDA_ERROR_INVALID_VALUE;
   if (bytes > SIZE_MAX / 2)
     return CUDA_ERROR_OUT_OF_MEMORY;

@@ -126,7 +126,8 @@ static CUresult read_kernel_info(const unsigned char *at, size_t size, struct si
   while (next_record(&at, end, &record)) {
     if (record.attribute == INFO_PARAMETER && record.bytes >= 12 && count < SIM_MAX_PARAMETERS) {
       const unsigned char *p = record.payload;
-      found[count++] = (struct found_parameter){(unsigned)(p[4] | p[5] << 8), (uint32_t)(p[6] | p[7] << 8), word(p + 8) >> 18};
+      const unsigned ordinal = (unsigned)(p[4] | p[5] << 8), offset = (unsigned)(p[6] | p[7] << 8);
+      found[count++] = (struct found_parameter){ordinal, offset, word(p + 8) >> 18};
     } else if (record.attribute == INFO_PARAMETER_BYTES && record.format == FORMAT_HALF) {
       bytes = record.half;
     } else if (record.attribute == INFO_MAX_THREADS && record.bytes >= 12) {

@@ -85,7 +85,8 @@ CUresult cuLibraryLoadData(CUlibrary *library, const void *code, CUjit_option *j
   if (result != CUDA_SUCCESS)
     return result;
   (void)libraryOptionValues; /* CU_LIBRARY_BINARY_IS_PRESERVED would save the copy */
-  if (!library || !code || (numJitOptions && (!jitOptions || !jitOptionsValues)) || (numLibraryOptions && !libraryOptions))
+  if (!library || !code || (numJitOptions && (!jitOptions || !jitOptionsValues)) ||
+      (numLibraryOptions && !libraryOptions))
     return CUDA_ERROR_INVALID_VALUE;
   const struct sim_jit_log log = sim_jit_log(numJitOptions, jitOptions, jitOptionsValues);
   void *data = NULL;
@@ -324,8 +325,7 @@ CUresult cuKernelGetParamCount(CUkernel kernel, size_t *paramCount) {
   return result;
 }
 
-/* The function on a device stands for the kernel there: the one in the current context if that is of
- * the device, else the one in the device's primary context. */
+/* The function of the current context, which must be of the device, stands for the kernel there. */
 static CUresult function_on(CUkernel kernel, CUdevice device, CUfunction *function) {
   CUcontext context;
   CUresult result = check_kernel(kernel);

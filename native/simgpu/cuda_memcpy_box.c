@@ -37,7 +37,8 @@ DEFINE_DEEP(deep_v1, CUDA_MEMCPY3D_v1)
 static CUresult deep_peer(CUstream handle, const CUDA_MEMCPY3D_PEER *c, bool synchronous) {
   if (!c || c->srcLOD || c->dstLOD)
     return CUDA_ERROR_INVALID_VALUE;
-  bool source_named = c->srcMemoryType == CU_MEMORYTYPE_DEVICE, destination_named = c->dstMemoryType == CU_MEMORYTYPE_DEVICE;
+  bool source_named = c->srcMemoryType == CU_MEMORYTYPE_DEVICE;
+  bool destination_named = c->dstMemoryType == CU_MEMORYTYPE_DEVICE;
   if ((source_named && !sim_context_valid(c->srcContext)) || (destination_named && !sim_context_valid(c->dstContext)))
     return CUDA_ERROR_INVALID_CONTEXT;
   const struct sim_copy copy = {.description = *c, .peer = true};

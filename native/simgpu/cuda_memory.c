@@ -118,7 +118,8 @@ CUresult cuMemAlloc(CUdeviceptr_v1 *dptr, unsigned int bytesize) {
   return result;
 }
 
-static CUresult allocate_pitch(uint64_t *address, size_t *pitch, size_t width, size_t height, unsigned element, bool low) {
+static CUresult allocate_pitch(uint64_t *address, size_t *pitch, size_t width, size_t height, unsigned element,
+                               bool low) {
   if (!width || !height || (element != 4 && element != 8 && element != 16) || width > SIZE_MAX - PITCH_ALIGNMENT)
     return CUDA_ERROR_INVALID_VALUE;
   size_t row = (width + PITCH_ALIGNMENT - 1) / PITCH_ALIGNMENT * PITCH_ALIGNMENT;

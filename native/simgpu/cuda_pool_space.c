@@ -2,8 +2,9 @@
  *
  * A piece is FREE, LIVE, or FREEING: cuMemFreeAsync was called, but the stream has not got there yet.
  * A FREEING piece may be given out again at once to work in the stream that frees it (the order of the
- * stream keeps the two apart), to other streams only when it is FREE. LIVE and FREEING pieces are
- * blocks in the index of addresses, since queued work still uses them.
+ * stream keeps the two apart). When the card has nothing else, other streams get it too, and wait for
+ * the one that frees it (CU_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES). LIVE and FREEING pieces
+ * are blocks in the index of addresses, since queued work still uses them.
  */
 #include <stdlib.h>
 
@@ -13,9 +14,13 @@
 
 enum piece_state { PIECE_FREE, PIECE_LIVE, PIECE_FREEING };
 
-/* One cuMemFreeAsync on its way through a stream; ends all pieces that still carry it. */
+/* One cuMemFreeAsync on its way through a stream; ends all pieces that still carry it. The stream is
+ * past it when `fence` has reached `value` (0: not known). */
 struct pool_ticket {
+  uint64_t id;
   CUmemoryPool pool;
+  sg_fence fence;
+  uint64_t value;
 };
 
 struct pool_piece {
@@ -180,15 +185,22 @@ void pool_trim(CUmemoryPool pool, uint64_t keep_bytes) {
 
 /* ---- allocation ---- */
 
-/* The smallest piece that holds `span` and is free, in general or for work in this stream. */
-static struct pool_piece *find_room(CUmemoryPool pool, uint64_t stream_id, uint64_t span) {
+static bool usable_at_once(const struct pool_piece *piece, uint64_t stream_id) {
+  return piece->state == PIECE_FREE || (piece->state == PIECE_FREEING && piece->stream_id == stream_id);
+}
+
+static bool usable_after_a_wait(const struct pool_piece *piece, uint64_t stream_id) {
+  return usable_at_once(piece, stream_id) || (piece->state == PIECE_FREEING && piece->ticket->value != 0);
+}
+
+/* The smallest piece that holds `span` and is usable for work in the stream. */
+static struct pool_piece *find_room(CUmemoryPool pool, uint64_t stream_id, uint64_t span,
+                                    bool (*usable)(const struct pool_piece *, uint64_t stream_id)) {
   struct pool_piece *best = NULL;
   for (struct pool_chunk *chunk = pool->chunks; chunk; chunk = chunk->next)
-    for (struct pool_piece *piece = chunk->first; piece; piece = piece->next) {
-      bool usable = piece->state == PIECE_FREE || (piece->state == PIECE_FREEING && piece->stream_id == stream_id);
-      if (usable && piece->span >= span && (best == NULL || piece->span < best->span))
+    for (struct pool_piece *piece = chunk->first; piece; piece = piece->next)
+      if (piece->span >= span && (best == NULL || piece->span < best->span) && usable(piece, stream_id))
         best = piece;
-    }
   return best;
 }
 
@@ -202,17 +214,26 @@ static CUresult make_room(CUmemoryPool pool, uint64_t span, struct pool_piece **
   return result;
 }
 
-static CUresult take_locked(CUmemoryPool pool, CUstream stream, uint64_t bytes, CUdeviceptr *address) {
+/* `after` gets the free that the stream has to wait for first; its value is 0 for none. */
+static CUresult take_locked(CUmemoryPool pool, CUstream stream, uint64_t bytes, CUdeviceptr *address,
+                            struct pool_ticket *after) {
   const uint64_t span = round_up(bytes, PIECE_BYTES);
   CUresult result = CUDA_SUCCESS;
-  struct pool_piece *piece = find_room(pool, stream->id, span);
-  if (piece == NULL)
+  struct pool_piece *piece = find_room(pool, stream->id, span, usable_at_once);
+  if (piece == NULL) {
     result = make_room(pool, span, &piece);
+    if (result == CUDA_ERROR_OUT_OF_MEMORY && pool->internal_dependencies)
+      piece = find_room(pool, stream->id, span, usable_after_a_wait);
+    if (piece)
+      result = CUDA_SUCCESS;
+  }
   if (result == CUDA_SUCCESS)
     result = piece_split(pool, piece, span);
   if (result != CUDA_SUCCESS)
     return result;
   if (piece->state == PIECE_FREEING) {
+    if (piece->stream_id != stream->id)
+      *after = *piece->ticket;
     sim_block_remove(&piece->hold.block);
     pool->used -= span;
     pool->live--;
@@ -230,7 +251,19 @@ static CUresult take_locked(CUmemoryPool pool, CUstream stream, uint64_t bytes, 
   return CUDA_SUCCESS;
 }
 
+static CUresult wait_in_stream(CUstream stream, const struct pool_ticket *after) {
+  const struct sg_item wait = {.op = SG_OP_WAIT, .fence = after->fence, .value = after->value};
+  CUresult result = sim_stream_begin(stream);
+  if (result != CUDA_SUCCESS)
+    return result;
+  result = sim_stream_item(stream, &wait);
+  atomic_fetch_add(&stream->puts, 1);
+  sim_stream_end(stream);
+  return result;
+}
+
 CUresult pool_take(CUmemoryPool pool, CUstream stream, uint64_t bytes, CUdeviceptr *address) {
+  struct pool_ticket after = {0};
   if (bytes > UINT64_MAX / 2)
     return CUDA_ERROR_OUT_OF_MEMORY;
   pool_lock();
@@ -238,9 +271,9 @@ CUresult pool_take(CUmemoryPool pool, CUstream stream, uint64_t bytes, CUdevicep
   if (result == CUDA_SUCCESS && pool->imported)
     result = CUDA_ERROR_INVALID_VALUE;
   if (result == CUDA_SUCCESS)
-    result = take_locked(pool, stream, bytes, address);
+    result = take_locked(pool, stream, bytes, address, &after);
   pool_unlock();
-  return result;
+  return result == CUDA_SUCCESS && after.value ? wait_in_stream(stream, &after) : result;
 }
 
 /* ---- the end of an allocation ---- */
@@ -296,22 +329,43 @@ static void take_back_ticket(struct pool_ticket *ticket) {
         piece->state = PIECE_LIVE;
         piece->ticket = NULL;
       }
-  pool->live--;
+  pool->live -= 2;
   pool_end_if_unused(pool);
   pool_unlock();
   free(ticket);
 }
 
+/* Where in the stream the ticket is, for those that have to wait for it. It may be over by now. */
+static void mark_ticket(CUmemoryPool pool, uint64_t id, CUstream stream) {
+  sg_fence fence;
+  uint64_t value;
+  atomic_fetch_add(&stream->puts, 1); /* the mark is to come behind the ticket */
+  CUresult result = sim_stream_mark(stream, &fence, &value);
+  pool_lock();
+  for (struct pool_chunk *chunk = pool->chunks; chunk && result == CUDA_SUCCESS; chunk = chunk->next)
+    for (struct pool_piece *piece = chunk->first; piece; piece = piece->next)
+      if (piece->state == PIECE_FREEING && piece->ticket->id == id) {
+        piece->ticket->fence = fence;
+        piece->ticket->value = value;
+      }
+  pool->live--;
+  pool_end_if_unused(pool);
+  pool_unlock();
+}
+
 CUresult pool_free_later(struct pool_hold *hold, CUstream stream) {
   struct pool_piece *piece = SIM_CONTAINER_OF(hold, struct pool_piece, hold);
-  struct pool_ticket *ticket = piece->state == PIECE_LIVE ? malloc(sizeof *ticket) : NULL;
+  struct pool_ticket *ticket = piece->state == PIECE_LIVE ? calloc(1, sizeof *ticket) : NULL;
   if (ticket == NULL) {
     bool twice = piece->state != PIECE_LIVE;
     pool_unlock();
     return twice ? CUDA_ERROR_INVALID_VALUE : CUDA_ERROR_OUT_OF_MEMORY;
   }
-  ticket->pool = pool_of(piece);
-  ticket->pool->live++; /* the ticket itself: the pool outlives it */
+  CUmemoryPool pool = pool_of(piece);
+  const uint64_t id = sim_next_id();
+  ticket->id = id;
+  ticket->pool = pool;
+  pool->live += 2; /* the ticket and its mark: the pool outlives both */
   piece->state = PIECE_FREEING;
   piece->stream_id = stream->id;
   piece->ticket = ticket;
@@ -320,6 +374,8 @@ CUresult pool_free_later(struct pool_hold *hold, CUstream stream) {
   CUresult result = sim_stream_local(stream, SG_ENGINE_NONE, 0, run_ticket, drop_ticket, ticket);
   if (result != CUDA_SUCCESS)
     take_back_ticket(ticket);
+  else
+    mark_ticket(pool, id, stream);
   return result;
 }
 

@@ -93,6 +93,8 @@ static CUresult query(CUstream handle) {
     return result;
   result = refuse(stream);
   if (result == CUDA_SUCCESS)
+    result = sim_capture_check_unsafe();
+  if (result == CUDA_SUCCESS)
     result = gather(stream);
   if (result == CUDA_SUCCESS)
     result = query_idle(stream);

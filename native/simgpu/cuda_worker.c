@@ -167,13 +167,15 @@ static void serve(const struct sg_local *local) {
   struct item *item = take_item(local->tag);
   if (item) {
     item->local = *local;
-    if (item->may_block)
+    if (item->may_block) {
       hand_over(item);
-    else
+      item = NULL; /* the other thread's from here on */
+    } else {
       copying_for = item->context;
+    }
   }
   pthread_mutex_unlock(&worker_lock);
-  if (!item || item->may_block)
+  if (!item)
     return;
   run_item(item);
   pthread_mutex_lock(&worker_lock);

@@ -1,7 +1,6 @@
 // A process is killed at every single instruction of a charge and of a return: nothing leaks, nothing counts twice.
 // sources: tests/support/no_driver.c shim/account.c shim/region.c shim/region_slot.c shim/say.c
 // sanitizers: no
-#include <errno.h>
 #include <signal.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>
@@ -84,7 +83,7 @@ static unsigned kill_everywhere(enum operation operation) {
 
 /* The same where nobody touches the account between the death and the reclaiming. */
 static void reclaimed_at_once(unsigned instructions) {
-  for (unsigned i = 0; i < instructions && !failures; i += 3) {
+  for (unsigned i = 0; i < instructions && !failures; i += 7) {
     struct made_region made = make_region(1, 1ull << 30);
     setenv("CGPU_REGION", made.folder, 1);
     kill_after(CHARGE, i);

@@ -79,6 +79,8 @@ static long step_and_kill(void (*call)(void), long steps) {
   }
   int status;
   REQUIRE(child > 0 && waitpid(child, &status, 0) == child && WIFSTOPPED(status) && WSTOPSIG(status) == SIGSTOP);
+  struct sg_item item = kernel_item(1000);
+  OK(sg_submit(witness_channel, &item)); /* for the child to find, and not to lose */
   long done = 0;
   for (; done < steps; done++) {
     REQUIRE(ptrace(PTRACE_SINGLESTEP, child, NULL, NULL) == 0);
@@ -101,6 +103,7 @@ static void check_survivors(const char *where, long step) {
   }
   check_invariants();
   REQUIRE(memcmp(witness_memory, "witness", 8) == 0);
+  OK(sg_channel_wait(witness_channel, 1000 * MILLISECOND));
   OK(sg_submit(witness_channel, &item));
   OK(sg_channel_wait(witness_channel, 1000 * MILLISECOND));
 }

@@ -150,6 +150,53 @@ static void test_faults(void) {
   REQUIRE_EQUAL(sg_phys_create(0, 0, &object), SG_E_INVALID);
 }
 
+static void tell(int end) { REQUIRE(write(end, "t", 1) == 1); }
+static void hear(int end) { char byte; REQUIRE(read(end, &byte, 1) == 1); }
+
+/* A process that closes all its descriptors loses its card, as with a real driver; it harms neither
+ * the files that now have those numbers nor the other processes. */
+static void test_closed_descriptors(void) {
+  enum { FILES = 16 };
+  static char page[4096];
+  int to_child[2], to_parent[2];
+  sg_phys own, object;
+  OK(sg_phys_create(0, SG_GRANULE_BYTES, &own));
+  REQUIRE(pipe(to_child) == 0 && pipe(to_parent) == 0);
+  pid_t child = fork();
+  if (child == 0) {
+    fixture_rejoin();
+    OK(sg_phys_create(0, SG_GRANULE_BYTES, &object));
+    map(object, SG_GRANULE_BYTES)[0] = 1;
+    for (int file = 3; file < 256; file++)
+      if (file != to_child[0] && file != to_parent[1]) close(file);
+    int files[FILES];
+    memset(page, 'v', sizeof page);
+    for (int i = 0; i < FILES; i++) {
+      REQUIRE((files[i] = fileno(tmpfile())) >= 0);
+      for (int pages = 0; pages < 512; pages++) REQUIRE(write(files[i], page, sizeof page) == sizeof page);
+    }
+    sg_sweep();
+    OK(sg_phys_release(object));
+    for (int i = 0; i < FILES; i++)
+      for (int pages = 0; pages < 512; pages++) {
+        REQUIRE(pread(files[i], page, sizeof page, pages * (off_t)sizeof page) == sizeof page);
+        for (size_t at = 0; at < sizeof page; at++) REQUIRE(page[at] == 'v');
+      }
+    OK(sg_phys_create(0, SG_GRANULE_BYTES, &object));
+    tell(to_parent[1]);
+    hear(to_child[0]);
+    REQUIRE_EQUAL(sg_phys_create(0, SG_GRANULE_BYTES, &object), SG_E_LOST);
+    _exit(0);
+  }
+  int status;
+  hear(to_parent[0]);
+  REQUIRE_EQUAL(fixture_used(0), SG_GRANULE_BYTES); /* ours is there, the child's is not */
+  tell(to_child[1]);
+  REQUIRE(waitpid(child, &status, 0) == child);
+  REQUIRE_EQUAL(status, 0);
+  OK(sg_phys_release(own));
+}
+
 int main(void) {
   fixture_join();
   test_against_model();
@@ -157,5 +204,6 @@ int main(void) {
   test_sharing();
   test_limits();
   test_faults();
+  test_closed_descriptors();
   return 0;
 }

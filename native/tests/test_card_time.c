@@ -220,6 +220,25 @@ static void test_xid(void) {
   drop(&neighbour);
 }
 
+/* A lost card ends every context that it has, waiting ones too, and no one waits for ever. */
+static void test_lost_card(void) {
+  struct queue running = queue_of(1), waiting = queue_of(1);
+  uint64_t xid;
+  kernel(&running, 3600 * 1000 * MILLISECOND);
+  put(&waiting, (struct sg_item){.op = SG_OP_HOLD, .fence = running.done, .value = 100});
+  start();
+  OK(sg_fault_set(1, SG_FAULT_LOST, 1));
+  finish(&running);
+  finish(&waiting);
+  OK(sg_context_error(waiting.context, &xid));
+  REQUIRE_EQUAL(xid, 79);
+  sg_context context;
+  REQUIRE_EQUAL(sg_context_create(1, &context), SG_E_LOST);
+  OK(sg_fault_set(1, SG_FAULT_LOST, 0));
+  drop(&running);
+  drop(&waiting);
+}
+
 /* More items than a ring holds; a wait that times out; a channel that closes itself. */
 static void test_full_ring_and_waits(void) {
   struct queue queue = queue_of(0);
@@ -246,6 +265,7 @@ static void test_fence_outlives_its_name(void) {
   OK(sg_fence_create(&between));
   OK(sg_submit(second.channel, &(struct sg_item){.op = SG_OP_WAIT, .fence = between, .value = 7}));
   kernel(&second, MILLISECOND);
+  OK(sg_submit(first.channel, &(struct sg_item){.op = SG_OP_SIGNAL, .fence = between, .value = 3}));
   kernel(&first, 2 * SLICE);
   OK(sg_submit(first.channel, &(struct sg_item){.op = SG_OP_SIGNAL, .fence = between, .value = 7}));
   OK(sg_fence_destroy(between));
@@ -254,6 +274,22 @@ static void test_fence_outlives_its_name(void) {
   REQUIRE_EQUAL(sg_fence_destroy(between), SG_E_INVALID);
   drop(&first);
   drop(&second);
+}
+
+/* The busy share of a window, of the card and of one process. */
+static void test_utilisation(void) {
+  unsigned percent;
+  uint64_t now = sg_now_ns();
+  sg_lock();
+  sg_window_add(&sg_state->card[1].window, now - 2000 * MILLISECOND, now - 1000 * MILLISECOND);
+  sg_window_add(&sg_state->card[1].window, now - 1000 * MILLISECOND, now); /* the busy span may be told in parts */
+  sg_window_add(&sg_state->process[sg_self].usage[1].window, now - 100000 * MILLISECOND, now - 3000 * MILLISECOND);
+  sg_unlock();
+  OK(sg_utilisation(1, 0, 1000 * MILLISECOND, &percent));
+  REQUIRE(percent > 50 && percent <= 100); /* less than 100 by the time since `now` */
+  OK(sg_utilisation(1, (uint32_t)getpid(), 3600 * 1000 * MILLISECOND, &percent));
+  REQUIRE(percent < 10); /* what it did more than 2 s ago does not count, nor what the card did */
+  REQUIRE_EQUAL(sg_utilisation(2, 0, 1, &percent), SG_E_INVALID);
 }
 
 int main(void) {
@@ -267,7 +303,9 @@ int main(void) {
   test_collective();
   test_copies();
   test_xid();
+  test_lost_card();
   test_full_ring_and_waits();
   test_fence_outlives_its_name();
+  test_utilisation();
   return 0;
 }

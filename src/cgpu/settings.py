@@ -33,9 +33,10 @@ class Settings:
     region: Path | None = None
     """The region that this process is a tenant of. ``CGPU_REGION``; None: not a tenant."""
 
-    reconcile_seconds: float = 0.5
+    reconcile_seconds: float = 0.4
     """The longest time between two comparisons with NVML. A dead process's charge has to go within
-    1 s of the card's releasing its memory, so at most half of that."""
+    1 s of the card's releasing its memory, and an estimate, which has to be seen twice, is corrected
+    within 1 s: so less than half of that."""
 
     agent_start_seconds: float = 20.0
     """How long ``cgpu run`` waits for a private agent to answer. NVML alone may take several
@@ -92,4 +93,4 @@ def _lock_dir() -> Path:
 
 def _path(environment: Mapping[str, str], name: str) -> Path | None:
     text = environment.get(name, "")
-    return Path(text) if text else None
+    return Path(text).absolute() if text else None

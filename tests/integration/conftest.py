@@ -113,6 +113,13 @@ class Node:
         share: dict[str, Any] = tenant["shares"][0]
         return share
 
+    def callers_tenants(self) -> list[str]:
+        """The tenants that are to end by themselves."""
+        try:
+            return [row["id"] for row in self.client.get("/v1/tenants") if row["lifetime"] == "caller"]
+        except CgpuError:
+            return []
+
     def close(self) -> None:
         """End everything that was started here, the private agent included."""
         for process in self.started:
@@ -122,6 +129,7 @@ class Node:
                 if pipe is not None:
                     with contextlib.suppress(BrokenPipeError):
                         pipe.close()
+        eventually(lambda: not self.callers_tenants())
         with contextlib.suppress(CgpuError):
             os.kill(self.agent_pid(), signal.SIGTERM)
         eventually(lambda: not self.answers())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from cgpu.adapters.cgroup import CgroupTree
 from cgpu.model.units import GIB, MIB
-from tests.integration.conftest import CLIENT, Node, eventually, told
+from tests.integration.conftest import CGPU, CLIENT, SECONDS, Node, eventually, told
 
 RUN = ("run", "--memory", "1GiB")
 
@@ -100,7 +102,9 @@ def test_a_tenant_lasts_as_long_as_its_process_tree(node: Node, tmp_path: Path):
 
 def test_the_whole_quota_of_two_cards(make_node: Callable[..., Node]):
     node = make_node(cards=2)
-    result = node.cgpu("run", "--gpu", "0", "--gpu", "1", "--memory", "1GiB", "--", "sh", "-c", "echo $CUDA_VISIBLE_DEVICES")
+    result = node.cgpu(
+        "run", "--gpu", "0", "--gpu", "1", "--memory", "1GiB", "--", "sh", "-c", "echo $CUDA_VISIBLE_DEVICES"
+    )
     uuids = [card.uuid for card in node.machine.status().cards]
     assert result.stdout.strip() == ",".join(uuids)
     by_uuid = node.cgpu("run", "--gpu", uuids[1], "--memory", "1GiB", "--", "sh", "-c", "echo $CUDA_VISIBLE_DEVICES")
@@ -156,7 +160,15 @@ def test_the_21st_tenant_is_refused_in_cgpus_words(node: Node):
 
 def test_a_killed_process_gives_back_its_memory_within_a_second(node: Node):
     process = node.start(
-        "run", "--memory", "2GiB", "--name", "shell", "--", "sh", "-c", f"{' '.join(CLIENT)} fill & echo $!; wait; echo over; cat"
+        "run",
+        "--memory",
+        "2GiB",
+        "--name",
+        "shell",
+        "--",
+        "sh",
+        "-c",
+        f"{' '.join(CLIENT)} fill & echo $!; wait; echo over; cat",
     )
     assert process.stdout is not None
     client = int(process.stdout.readline())
@@ -192,7 +204,9 @@ def test_a_live_resize_reaches_a_running_tenant(node: Node):
 
 
 def test_inside_a_tenant_smi_shows_its_own_share(node: Node):
-    inside = node.cgpu("run", "--memory", "3GiB", "--name", "mine", "--compute", "30", "--", sys.executable, "-m", "cgpu", "smi")
+    inside = node.cgpu(
+        "run", "--memory", "3GiB", "--name", "mine", "--compute", "30", "--", sys.executable, "-m", "cgpu", "smi"
+    )
     assert inside.returncode == 0, inside.stderr
     assert "tenant mine" in inside.stdout
     assert "3072MiB" in inside.stdout
@@ -224,7 +238,8 @@ def test_managed_memory_may_be_refused_altogether(node: Node):
     script = (
         "from cgpu.sim.demo_client import *\n"
         "cuda = Cuda()\n"
-        "print(cuda.error_name(cuda.status('cuMemAllocManaged', ctypes.byref(ctypes.c_uint64()), ctypes.c_size_t(4096), 1)))"
+        "pointer, size = ctypes.byref(ctypes.c_uint64()), ctypes.c_size_t(4096)\n"
+        "print(cuda.error_name(cuda.status('cuMemAllocManaged', pointer, size, 1)))"
     )
     refused = node.cgpu("run", "--memory", "2GiB", "--refuse-managed", "--", sys.executable, "-c", script)
     assert refused.stdout == "CUDA_ERROR_NOT_SUPPORTED\n"
@@ -238,3 +253,32 @@ def test_two_that_start_at_once_share_one_agent(node: Node):
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
     assert len(node.client.get("/v1/tenants")) == 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a cgroup")
+def test_roots_tenants_have_a_cgroup_of_their_own_for_as_long_as_they_last(node: Node):
+    process = node.start(*RUN, "--", "sh", "-c", "grep ^0:: /proc/self/cgroup; cat")
+    assert process.stdout is not None
+    path = process.stdout.readline().strip().removeprefix("0::")
+    tree = CgroupTree()
+    if tree.root is None or "cgpu-run-" not in path:
+        pytest.skip("no cgroup may be made here")
+    assert node.client.get("/v1/tenants")[0]["cgroup"] == path
+    assert process.stdin is not None
+    process.stdin.close()
+    leaf = tree.root / path.lstrip("/")
+    eventually(lambda: not leaf.exists())
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare, to be somebody without rights")
+def test_an_ordinary_user_without_a_cgroup(node: Node):
+    user = ("unshare", "--user", "--")
+    command = [*user, *CGPU, "run", "--memory", "2GiB", "--", *CLIENT, "fill"]
+    result = subprocess.run(
+        command, env=node.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=SECONDS
+    )
+    if "unshare" in result.stderr:
+        pytest.skip(f"no user namespaces here: {result.stderr}")
+    assert result.returncode == 0, result.stderr
+    assert "CUDA_ERROR_OUT_OF_MEMORY" in result.stdout
+    eventually(lambda: not node.settings.agent_socket.exists())

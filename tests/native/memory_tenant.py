@@ -211,10 +211,13 @@ class SimulatedHost:
 
     def start(self, region: Path | TenantRegion | None, route: str = "dlsym") -> Client:
         """A client in the tenant of that region; None: of no tenant."""
-        if isinstance(region, TenantRegion):
-            region = region.folder
+        return self.spawn(region, sys.executable, CLIENT, route)
+
+    def spawn(self, region: Path | TenantRegion | None, *command: str | Path) -> Client:
+        """Any program in the tenant of that region."""
+        folder = region.folder if isinstance(region, TenantRegion) else region
         process = subprocess.Popen(
-            [sys.executable, str(CLIENT), route], env=self.environment(region),
+            [str(word) for word in command], env=self.environment(folder),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.clients.append(Client(process))

@@ -348,6 +348,25 @@ print(p.value, maps == {sys.argv[1]})
     ]
 
 
+def test_a_second_copy_is_left_alone_and_named(c_program: CompileC, driver: Path, shim: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / "libcuda.so.1"
+    c_program("own", DRIVER.replace("1000", "2000"), shared=True, flags=[SONAME]).rename(other)
+    code = """
+p = ctypes.c_uint64()
+for path in sys.argv[1:]:
+    ctypes.CDLL(path).cuMemAlloc_v2(ctypes.byref(p), 1)
+    print(p.value)
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", PRELUDE + code, driver, other, other],
+        env=os.environ | {"LD_PRELOAD": str(shim)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert result.stdout.split() == ["1000", "2000", "2000"]
+    assert result.stderr.count("\n") == 1
+    assert "two copies of libcuda.so.1" in result.stderr
+
+
 def test_the_driver_stays_when_the_program_closes_it(python: Run, driver: Path) -> None:
     code = """
 d = ctypes.CDLL(sys.argv[1]); p = ctypes.c_uint64()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from cgpu.region import layout
@@ -12,6 +14,7 @@ from tests.native.memory_tenant import (
     MIB,
     NOT_SUPPORTED,
     OUT_OF_MEMORY,
+    PRELUDE,
     Client,
     SimulatedHost,
     TenantRegion,
@@ -362,3 +365,111 @@ def test_handles_of_other_tenants_are_not_opened(host: SimulatedHost) -> None:
     assert client.do("[os.close(fd.value), cu.cuMemRelease(q)]") == [None, 0]
     assert client.alloc(400 * MIB) == 0
     assert settled(host, tenant, client) == 400 * MIB
+
+
+def test_waiting_shows_what_a_pool_has_given_back(host: SimulatedHost) -> None:
+    """A pool without a threshold returns its memory when the host waits; a sibling may have it then."""
+    tenant = host.tenant("a", 2 * CONTEXT + 400 * MIB)
+    client, sibling = host.client(tenant), host.client(tenant)
+    assert client.do(f"[cu.cuMemAllocAsync(R(p), Q({300 * MIB}), None), cu.cuMemFreeAsync(p, None)]") == [0, 0]
+    assert client.do("cu.cuStreamSynchronize(None)") == 0
+    assert settled(host, tenant, client, sibling) == 0
+    assert sibling.alloc(400 * MIB) == 0
+
+
+# ---- when things break ----
+
+BREAKS = {
+    "missing folder": ("rm -r {folder}", "cannot open"),
+    "missing usage": ("rm {folder}/usage", "cannot open"),
+    "missing locks": ("rm {folder}/locks", "cannot write"),
+    "truncated grants": ("truncate -s -1 {folder}/grants", "truncated"),
+    "truncated usage": ("truncate -s 100 {folder}/usage", "truncated"),
+    "foreign file": ("printf NOTCUGRA | dd of={folder}/grants conv=notrunc status=none", "is not a file of cgpu"),
+    "newer version": (r"printf '\002' | dd of={folder}/usage bs=1 seek=8 conv=notrunc status=none", "version 2"),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_unusable_region_refuses_memory_and_names_the_cause_once(host: SimulatedHost, name: str) -> None:
+    tenant = host.tenant("a", QUOTA)
+    command, cause = BREAKS[name]
+    subprocess.run(command.format(folder=tenant.folder), shell=True, check=True)
+    client = host.start(tenant)
+    client.do(PRELUDE)
+    assert client.do("cu.cuInit(0)") == 0
+    assert client.do("cu.cuDevicePrimaryCtxRetain(R(p), 0)") == OUT_OF_MEMORY
+    assert client.do("cu.cuCtxCreate_v2(R(p), 0, 0)") == OUT_OF_MEMORY
+    assert client.do("cu.cuMemAlloc_v2(R(p), Q(1))") == OUT_OF_MEMORY
+    assert client.do("cu.cuMemCreate(R(p), Q(2097152), pinned(), Q(0))") == OUT_OF_MEMORY
+    assert client.do("cu.cuMemAllocAsync(R(p), Q(1), None)") == OUT_OF_MEMORY
+    assert host.held_bytes(client) == 0
+    lines = client.end().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("cgpu: ")
+    assert cause in lines[0]
+
+
+def test_nothing_is_opened_before_the_first_call(host: SimulatedHost) -> None:
+    tenant = host.tenant("a", QUOTA)
+    client = host.start(tenant)
+    client.do("import os; files = lambda: [os.readlink(f'/proc/self/fd/{n}') for n in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{n}')]")
+    client.do("maps = lambda: open('/proc/self/maps').read()")
+    assert not client.do(f"[name for name in files() if {str(tenant.folder)!r} in name] or {str(tenant.folder)!r} in maps()")
+    assert client.do("cu.cuInit(0)") == 0
+    assert tenant.slots() == []
+    client.start_context()
+    assert tenant.slots() == [(client.pid, CONTEXT)]
+    assert client.do(f"[name for name in files() if {str(tenant.folder)!r} in name]") == [str(tenant.folder / "locks")]
+
+
+def test_forked_child_of_a_server_registers_itself(host: SimulatedHost) -> None:
+    tenant = host.tenant("a", QUOTA)
+    server = host.start(tenant)
+    server.do("import os; p = out()")
+    child = (
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    result = cu.cuInit(0) or cu.cuDevicePrimaryCtxRetain(R(p), 0) or cu.cuCtxSetCurrent(p) or cu.cuMemAlloc_v2(R(p), Q(67108864))\n"
+        "    os._exit(result)\n"
+        "status = os.waitpid(pid, 0)[1]"
+    )
+    server.do(child)
+    assert server.do("status") == 0
+    assert [charge for _, charge in tenant.slots()] == [CONTEXT + 64 * MIB]
+
+
+# ---- code ----
+
+PTX = ".version 7.0\\n.target sm_70\\n.address_size 64\\n.visible .entry k(.param .u64 a) { ret; }\\n"
+
+
+def test_code_is_charged_by_an_estimate_until_unloaded(host: SimulatedHost) -> None:
+    tenant = host.tenant("a", QUOTA)
+    client = host.client(tenant)
+    client.do(f"image = ctypes.create_string_buffer(b'{PTX}')")
+    assert client.do("cu.cuModuleLoadData(R(p), image)") == 0
+    assert tenant.used_bytes == CONTEXT + GRANULE
+    assert tenant.usage()[1][0].gpus[0].explicit_bytes == 0
+    assert client.do("cu.cuModuleUnload(p)") == 0
+    assert client.do("cu.cuLibraryLoadData(R(p), image, None, None, 0, None, None, 0)") == 0
+    assert tenant.used_bytes == CONTEXT + GRANULE
+    assert client.do("cu.cuLibraryUnload(p)") == 0
+    assert tenant.used_bytes == CONTEXT
+    tenant.grants.gpu[0].quota_bytes = CONTEXT
+    assert client.do("cu.cuModuleLoadData(R(p), image)") == OUT_OF_MEMORY
+    assert tenant.used_bytes == CONTEXT
+
+
+def test_estimates_found_too_high_are_given_back_early(host: SimulatedHost) -> None:
+    """The agent's surplus: taken up at the next charge, and not returned a second time at the end."""
+    tenant = host.tenant("a", QUOTA, context_bytes=CONTEXT + 50 * MIB)
+    client = host.client(tenant)
+    assert tenant.used_bytes == CONTEXT + 50 * MIB
+    surplus = tenant.grants.surplus[0][0]
+    surplus.surplus_bytes = 50 * MIB
+    surplus.charge_seq = tenant.usage()[1][0].gpus[0].charge_seq
+    assert client.alloc(10 * MIB) == 0
+    assert settled(host, tenant, client) == 10 * MIB
+    assert client.do("cu.cuDevicePrimaryCtxReset_v2(0)") == 0
+    assert tenant.used_bytes == host.held_bytes(client) == 0

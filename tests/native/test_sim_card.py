@@ -149,6 +149,53 @@ def test_status_tells_what_processes_hold_and_held(clients: Machine, machine: Si
     assert (cgroup.cgroup, cgroup.busy_ns, cgroup.live_processes) == ("/tenants/red", 20_000_000, 0)
 
 
+def test_a_first_process_makes_the_machine_that_its_environment_describes(
+    holder: Path, native: Path, tmp_path: Path
+) -> None:
+    first = Machine(native / "sim", holder, tmp_path / "deep" / "machine", load_profile("a10").path)
+    with first.hold(environment={"CGPU_SIM_CARDS": "3", "CGPU_SIM_DRIVER": "470.256.02"}):
+        status = SimMachine.open(first.state).status()
+    assert (status.driver_version, status.cuda_version) == ("470.256.02", 11040)
+    assert [card.name for card in status.cards] == ["NVIDIA A10"] * 3
+
+
+@pytest.mark.parametrize(
+    ("environment", "cause"),
+    [
+        ({"CGPU_SIM_STATE": ""}, "CGPU_SIM_STATE is not set"),
+        ({"CGPU_SIM_CARDS": "many"}, "CGPU_SIM_CARDS=many: a number from 1 to 16 is wanted"),
+        ({"CGPU_SIM_PROFILE": "/nowhere"}, "/nowhere: No such file or directory"),
+    ],
+)
+def test_a_wrong_environment_is_named_on_stderr(
+    environment: dict[str, str], cause: str, holder: Path, native: Path, tmp_path: Path
+) -> None:
+    machine = Machine(native / "sim", holder, tmp_path / "machine", load_profile("t4").path)
+    refused = machine.run(holder, "0", "0", **environment)
+    assert refused.stderr.startswith(f"cgpu simulated GPU: {cause}")
+    assert "sg_join: error -5" in refused.stderr
+
+
+def test_a_process_of_another_pid_namespace_is_shown_by_the_pid_it_has_here(
+    clients: Machine, machine: SimMachine
+) -> None:
+    apart = ["unshare", "--user", "--map-root-user", "--pid", "--fork"]
+    if subprocess.run([*apart, "true"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("this machine lets nobody make a PID namespace")
+    process = subprocess.Popen(
+        [*apart, clients.holder, "0", "0"], env=clients.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        (row,) = machine.status().cards[0].processes
+        assert row.own_pid == 1
+        parent = Path(f"/proc/{row.pid}/stat").read_text().rpartition(")")[2].split()[1]
+        assert int(parent) == process.pid
+        process.stdin.close()
+
+
 def test_looking_at_a_machine_leaves_no_trace(machine: SimMachine) -> None:
     for _ in range(3):
         status = machine.status()
@@ -183,11 +230,12 @@ def test_faults_come_and_go(clients: Machine, machine: SimMachine) -> None:
     assert refusal() == ""
     machine.fault(0, Fault.LOST, 1)
     assert "error -2" in refusal()
-    assert machine.status().cards[0].lost
-    machine.fault(0, Fault.LOST, 0)
-    machine.fault(0, Fault.XID, 79)
     card = machine.status().cards[0]
-    assert (card.lost, card.xid_count, card.last_xid) == (False, 1, 79)
+    assert (card.lost, card.xid_count, card.last_xid) == (True, 1, 79)
+    machine.fault(0, Fault.LOST, 0)
+    machine.fault(0, Fault.XID, 31)
+    card = machine.status().cards[0]
+    assert (card.lost, card.xid_count, card.last_xid) == (False, 2, 31)
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,9 @@ def keeping() -> None:
     assert amount(pool, ATTRIBUTE.CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH) == 100 * MIB
 
 
-def test_a_pool_keeps_what_its_threshold_allows_and_gives_the_rest_back_when_synchronised(machine: SimulatedMachine) -> None:
+def test_a_pool_gives_back_what_its_threshold_does_not_allow(
+    machine: SimulatedMachine,
+) -> None:
     machine.call(keeping)
 
 
@@ -154,6 +156,34 @@ def stream_order() -> None:
 
 def test_a_free_takes_effect_in_stream_order(machine: SimulatedMachine) -> None:
     machine.call(stream_order)
+
+
+def waiting_reuse() -> None:
+    """All of the card is on its way back in a stream that is held up: another stream gets it, and waits."""
+    use_device()
+    stream, other = ok(cu.cuStreamCreate(1)), ok(cu.cuStreamCreate(1))
+    pool, gate = default_pool(), ok(cu.cuMemAlloc(4))
+    ok(cu.cuMemsetD32(gate, 0, 1))
+    most = free_bytes()
+    memory = ok(cu.cuMemAllocAsync(most, stream))
+    ok(cu.cuStreamWaitValue32(stream, gate, 1, 0))
+    ok(cu.cuMemsetD32Async(memory, 7, 4, stream))
+    ok(cu.cuMemFreeAsync(memory, stream))
+    reuse = ATTRIBUTE.CU_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES
+    ok(cu.cuMemPoolSetAttribute(pool, reuse, 0))
+    assert result_of(cu.cuMemAllocAsync(most, other)) == "OUT_OF_MEMORY"
+    ok(cu.cuMemPoolSetAttribute(pool, reuse, 1))
+    again = ok(cu.cuMemAllocAsync(most, other))
+    ok(cu.cuMemsetD32Async(again, 8, 1, other))
+    assert result_of(cu.cuStreamQuery(other)) == "NOT_READY"
+    ok(cu.cuStreamWriteValue32(ok(cu.cuStreamCreate(1)), gate, 1, 0))
+    ok(cu.cuStreamSynchronize(other))
+    assert read_words(again, 2) == [8, 7]
+    assert amounts(pool) == {"reserved": most, "used": most}
+
+
+def test_memory_that_another_stream_is_freeing_is_used_again_when_there_is_no_other(machine: SimulatedMachine) -> None:
+    machine.call(waiting_reuse)
 
 
 def data_stays() -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Final
@@ -71,11 +72,15 @@ class CgroupTree:
         return "populated 1" in events
 
     def remove_leaf(self, path: str) -> bool:
-        """Remove a leaf made here; False while it still has processes."""
+        """Remove a leaf made here; what still runs in it goes back to where it came from. False when that fails."""
         if self.root is None or not path:
             return True
+        folder = self.root / path.lstrip("/")
         try:
-            (self.root / path.lstrip("/")).rmdir()
+            for host_pid in (folder / "cgroup.procs").read_text().split():
+                with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                    (folder.parent / "cgroup.procs").write_text(host_pid)
+            folder.rmdir()
         except FileNotFoundError:
             return True
         except OSError:

@@ -224,7 +224,7 @@ class Api:
             return Caller(None, owner)
         ticks = self._state.processes.start_ticks(peer.pid) if peer.pid else None
         if ticks is None:
-            raise UsageError(
+            raise RefusedError(
                 "the calling process cannot be seen from here", "call from a PID namespace below the agent's"
             )
         return Caller(ProcessRef(peer.pid, ticks), owner)

@@ -6,14 +6,22 @@ tenant in whose cgroup it is or with whose region it was started, and then it we
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from cgpu.adapters.cgroup import is_within
 from cgpu.adapters.process import Identity
 from cgpu.model.tenant import ProcessUsage
 from cgpu.region.reader import Slot
+
+STEADY_NS: Final = 100_000_000
+"""A surplus is on offer once charge and truth have stood still for this long: what is charged and not
+on the card may otherwise be a call of the driver that is still under way."""
+
+NAMELESS_NS: Final = 5_000_000_000
+"""For this long a process on the card of which /proc knows nothing is taken for one that is ending.
+Beyond it, it is one that this PID namespace does not show."""
 
 
 class SlotKey(NamedTuple):
@@ -65,8 +73,25 @@ class Attributed:
     processes: list[ProcessUsage] = field(default_factory=list)
     host_pids: list[int] = field(default_factory=list)
     surplus: dict[int, tuple[int, int]] = field(default_factory=dict)  # slot -> bytes, charge_seq
-    beyond: dict[SlotKey, int] = field(default_factory=dict)  # truth beyond the charge, per process
     sample: Sample | None = None
+
+
+class Observed(NamedTuple):
+    """A process as it was seen, and since when unchanged."""
+
+    charge_seq: int
+    truth_bytes: int
+    since_ns: int
+
+
+@dataclass(slots=True)
+class Memory:
+    """What one look at a card leaves to the next."""
+
+    owners: dict[int, SlotKey] = field(default_factory=dict)  # host pid -> slot: whose an ended process was
+    beyond: dict[SlotKey, int] = field(default_factory=dict)  # stands in where a charge moved meanwhile
+    observed: dict[SlotKey, Observed] = field(default_factory=dict)
+    nameless: dict[int, int] = field(default_factory=dict)  # host pid -> when first seen without a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,52 +99,68 @@ class Card:
     """All of one card."""
 
     tenants: dict[str, Attributed]
-    owners: dict[int, SlotKey]  # host pid -> slot, to be given again at the next look
     lingering: frozenset[SlotKey]  # dead or dying, and still on the card
     unknown_ending: bool  # an ended process of which nobody knows whose it was is on the card
+    memory: Memory
 
 
-def attribute(
-    processes: Iterable[CardProcess],
-    tenants: Iterable[TenantFacts],
-    owners: Mapping[int, SlotKey],
-    beyond: Mapping[SlotKey, int],
-) -> Card:
-    """Give each process of the card to its tenant.
-
-    ``owners`` and ``beyond`` come from the previous look: the first tells whose an ended process
-    was, the second stands in where a charge moved in the meantime.
-    """
+def attribute(processes: Iterable[CardProcess], tenants: Iterable[TenantFacts], before: Memory, now_ns: int) -> Card:
+    """Give each process of the card to its tenant."""
     tenants = tuple(tenants)
     result = {tenant.id: Attributed() for tenant in tenants}
     slots = [(tenant, slot, SlotKey(tenant.id, slot.index, slot.claim)) for tenant in tenants for slot in tenant.slots]
-    found: dict[int, SlotKey] = {}
+    after = Memory()
     lingering: set[SlotKey] = set()
     unknown_ending = False
     for process in processes:
-        match = _slot_of(process, slots, owners)
+        match = _slot_of(process, slots, before)
         if match is not None:
             tenant, slot, key = match
-            found[process.host_pid] = key
+            after.owners[process.host_pid] = key
             if not slot.alive:
                 lingering.add(key)
-            _add(result[tenant.id], process, tenant, slot, key, beyond)
+            _add(result[tenant.id], process, tenant, slot, _History(key, before, after, now_ns))
             continue
         outsider = next((tenant for tenant in tenants if _belongs(process, tenant)), None)
         if outsider is not None:
             _add_bypassing(result[outsider.id], process)
         elif process.identity is None:
-            unknown_ending = True
-    return Card(result, found, frozenset(lingering), unknown_ending)
+            since_ns = after.nameless[process.host_pid] = before.nameless.get(process.host_pid, now_ns)
+            unknown_ending |= now_ns - since_ns < NAMELESS_NS
+    return Card(result, frozenset(lingering), unknown_ending, after)
+
+
+@dataclass(frozen=True, slots=True)
+class _History:
+    """One process in the look before this one and in this one."""
+
+    key: SlotKey
+    before: Memory
+    after: Memory
+    now_ns: int
+
+    def overhead(self, truth_bytes: int, charge_bytes: int, *, unstable: bool) -> int:
+        """What the card holds beyond the charge; the last known where the charge is moving."""
+        over = self.before.beyond.get(self.key, 0) if unstable else max(0, truth_bytes - charge_bytes)
+        self.after.beyond[self.key] = over
+        return over
+
+    def steady(self, charge_seq: int, truth_bytes: int) -> bool:
+        """Whether charge and truth have stood still for a while."""
+        last = self.before.observed.get(self.key)
+        if last is None or (last.charge_seq, last.truth_bytes) != (charge_seq, truth_bytes):
+            last = Observed(charge_seq, truth_bytes, self.now_ns)
+        self.after.observed[self.key] = last
+        return self.now_ns - last.since_ns >= STEADY_NS
 
 
 def _slot_of(
-    process: CardProcess, slots: list[tuple[TenantFacts, Slot, SlotKey]], owners: Mapping[int, SlotKey]
+    process: CardProcess, slots: list[tuple[TenantFacts, Slot, SlotKey]], before: Memory
 ) -> tuple[TenantFacts, Slot, SlotKey] | None:
     for entry in slots:
         slot = entry[1]
         if process.identity is None:
-            if owners.get(process.host_pid) == entry[2]:
+            if before.owners.get(process.host_pid) == entry[2]:
                 return entry
         elif process.identity.is_same(Identity(slot.pid, slot.start_ticks, slot.pid_namespace)):
             return entry
@@ -130,30 +171,22 @@ def _belongs(process: CardProcess, tenant: TenantFacts) -> bool:
     return is_within(process.cgroup, tenant.cgroup) or (process.region != "" and process.region == tenant.region)
 
 
-def _add(
-    result: Attributed,
-    process: CardProcess,
-    tenant: TenantFacts,
-    slot: Slot,
-    key: SlotKey,
-    beyond: Mapping[SlotKey, int],
-) -> None:
+def _add(result: Attributed, process: CardProcess, tenant: TenantFacts, slot: Slot, history: _History) -> None:
     on_gpu = slot.gpus[tenant.row]
     truth = on_gpu.charge_bytes if process.memory_bytes is None else process.memory_bytes
     result.truth_bytes += truth
     result.host_pids.append(process.host_pid)
-    result.processes.append(ProcessUsage(slot.pid, process.host_pid, slot.command, max(truth, on_gpu.charge_bytes)))
-    if slot.index in tenant.unstable:
-        result.beyond[key] = beyond.get(key, 0)
-    else:
-        result.beyond[key] = max(0, truth - on_gpu.charge_bytes)
-        if slot.alive:
-            result.surplus[slot.index] = (max(0, on_gpu.charge_bytes - truth), on_gpu.charge_seq)
-        if on_gpu.contexts == 1 and process.memory_bytes is not None:
-            sample = Sample(max(0, truth - on_gpu.explicit_bytes), on_gpu.launches > 0)
-            if result.sample is None or sample.bytes > result.sample.bytes:
-                result.sample = sample
-    result.overhead_bytes += result.beyond[key]
+    result.processes.append(ProcessUsage(slot.pid, process.host_pid, slot.command, truth))
+    unstable = slot.index in tenant.unstable
+    result.overhead_bytes += history.overhead(truth, on_gpu.charge_bytes, unstable=unstable)
+    if unstable or process.memory_bytes is None or not slot.alive or on_gpu.contexts == 0:
+        return
+    if history.steady(on_gpu.charge_seq, truth):
+        result.surplus[slot.index] = (max(0, on_gpu.charge_bytes - truth), on_gpu.charge_seq)
+    if on_gpu.contexts == 1:
+        sample = Sample(max(0, truth - on_gpu.explicit_bytes), on_gpu.launches > 0)
+        if result.sample is None or sample.bytes > result.sample.bytes:
+            result.sample = sample
 
 
 def _add_bypassing(result: Attributed, process: CardProcess) -> None:

@@ -143,6 +143,7 @@ GPU: Final = _object(
         "mig": _BOOLEAN,
         "pci_bus_id": _string(),
         "total_bytes": _integer(),
+        "fault": _string("why the card does not answer, such as a lost GPU; what it uses is then told as 0"),
         "used_bytes": _integer(),
         "foreign_bytes": _integer(0, None, "held by processes of no tenant and by the driver itself"),
         "quota_bytes": _integer(0, None, "sum of the tenants' quotas"),

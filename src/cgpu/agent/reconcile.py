@@ -50,7 +50,7 @@ class Reconciler:
         self._processes = processes
         self._cgroups = cgroups
         self._busy: dict[tuple[str, str], _Busy] = {}
-        self._complained: set[str] = set()
+        self._complained: set[tuple[str, str]] = set()
 
     def tick(self, now_ns: int) -> Watched:
         """One comparison, at CLOCK_MONOTONIC ``now_ns``. Never raises CgpuError: what fails is logged once."""
@@ -70,15 +70,22 @@ class Reconciler:
         try:
             action()
         except CgpuError as error:
-            if error.message not in self._complained:
-                self._complained.add(error.message)
-                _LOG.warning("%s: %s", what, error)
+            self._complain(what, error)
+
+    def _complain(self, what: str, error: CgpuError) -> None:
+        if (what, error.message) not in self._complained:
+            self._complained.add((what, error.message))
+            _LOG.warning("%s: %s", what, error)
 
     def _compare(self, now_ns: int, watched: Watched) -> None:
         survey = self._state.survey()
         for key in survey.releasable:
             self._state.arbiter.reclaim(self._state.region(key.tenant), key.slot)
+        for uuid, error in survey.failed.items():
+            self._complain(f"GPU {uuid}", error)
         for gpu in self._state.gpus():
+            if gpu.uuid not in survey.cards:
+                continue
             card = survey.cards[gpu.uuid]
             self._learn(gpu, survey)
             by_process: dict[int, int] = {}

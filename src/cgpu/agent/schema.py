@@ -45,14 +45,16 @@ def _is(value: object, name: str) -> bool:
 
 
 def _check_object(value: dict[str, Any], schema: Schema, where: str) -> None:
-    properties: Mapping[str, Schema] = schema["properties"]
+    properties: Mapping[str, Schema] = schema.get("properties", {})
+    others: Schema | bool = schema.get("additionalProperties", False)
     for name in schema.get("required", ()):
         if name not in value:
             raise UsageError(f"{where}: {name} is missing")
     for name, member in value.items():
-        if name not in properties:
+        expected = properties.get(name, others)
+        if isinstance(expected, bool):
             raise UsageError(f"{where}: unknown property {name!r}", f"known: {', '.join(properties)}")
-        check(member, properties[name], f"{where}.{name}")
+        check(member, expected, f"{where}.{name}")
 
 
 def _check_array(value: list[Any], schema: Schema, where: str) -> None:

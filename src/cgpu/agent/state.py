@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -86,6 +87,7 @@ class NodeState:
         processes: Processes,
         locks: GpuLocks,
         first_context_bytes: Callable[[Gpu], int] = lambda _: DEFAULT_CONTEXT_BYTES,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
         step: Callable[[str], None] = lambda _: None,
     ) -> None:
         """``step`` is called between the steps of every operation, for tests of a killed agent."""
@@ -99,7 +101,7 @@ class NodeState:
         self._first_context_bytes = first_context_bytes
         self._step = step
         self._gpus = {gpu.uuid: gpu for gpu in node.gpus()}
-        self._surveyor = Surveyor(node, processes, cgroups)
+        self._surveyor = Surveyor(node, processes, cgroups, clock_ns)
         self._document = NodeDocument({}, {}, {})
         self._live: dict[str, Live] = {}
         self._faults: dict[str, str] = {}
@@ -237,7 +239,7 @@ class NodeState:
             record = self.record(name)
             wanted = self.gpu(change.gpu).uuid if change.gpu is not None else None
             if wanted is not None and record.tenant.share_on(wanted) is None:
-                raise UsageError(f"tenant {name!r} has no share of GPU {change.gpu}")
+                raise RefusedError(f"tenant {name!r} has no share of GPU {change.gpu}", "`cgpu ps` shows its GPUs")
             shares = tuple(
                 _changed(share, change) if wanted in (None, share.gpu_uuid) else share for share in record.tenant.shares
             )
@@ -353,7 +355,7 @@ class NodeState:
         if not tenant.shares:
             raise UsageError("a tenant needs a share of at least one GPU")
         if len({share.gpu_uuid for share in tenant.shares}) != len(tenant.shares):
-            raise UsageError("a GPU is named twice")
+            raise RefusedError("a GPU is named twice", "one share of each GPU is what a tenant can have")
         if any(record.tenant.name == tenant.name for record in self._document.records.values()):
             raise TenantExistsError(f"there is a tenant named {tenant.name!r}", "choose another --name")
         survey = self.survey()

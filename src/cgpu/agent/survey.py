@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cgpu.adapters.nvml import GpuProcess
-from cgpu.agent.attribution import Attributed, Card, CardProcess, SlotKey, TenantFacts, attribute
+from cgpu.agent.attribution import Attributed, Card, CardProcess, Memory, SlotKey, TenantFacts, attribute
 from cgpu.agent.ports import Cgroups, GpuNode, Processes
-from cgpu.errors import RegionError
+from cgpu.errors import DriverError, RegionError
 from cgpu.model.tenant import Gpu
 from cgpu.region.reader import GrantsSnapshot, RegionReader, UsageSnapshot
 
@@ -44,6 +45,7 @@ class Survey:
     cards: dict[str, Card]  # by GPU UUID
     used_bytes: dict[str, int]
     releasable: tuple[SlotKey, ...]  # dead processes whose memory the cards have released
+    failed: dict[str, DriverError]  # cards that did not answer, by UUID; they are in no other table
 
     def on(self, tenant_id: str, gpu_uuid: str) -> Attributed:
         """The tenant on that card; all zero when it has nothing there."""
@@ -51,7 +53,9 @@ class Survey:
         return card.tenants.get(tenant_id, Attributed()) if card else Attributed()
 
     def foreign_bytes(self, gpu_uuid: str) -> int:
-        """What no tenant's process holds of the card: the driver's own part included."""
+        """What no tenant's process holds of the card: the driver's own part included. Raises the card's DriverError."""
+        if gpu_uuid in self.failed:
+            raise self.failed[gpu_uuid]
         ours = sum(row.truth_bytes for row in self.cards[gpu_uuid].tenants.values())
         return max(0, self.used_bytes[gpu_uuid] - ours)
 
@@ -59,21 +63,34 @@ class Survey:
 class Surveyor:
     """Looks at the node. Remembers from look to look whose each process was."""
 
-    def __init__(self, node: GpuNode, processes: Processes, cgroups: Cgroups) -> None:
+    def __init__(
+        self, node: GpuNode, processes: Processes, cgroups: Cgroups, clock_ns: Callable[[], int] = time.monotonic_ns
+    ) -> None:
         self._node = node
+        self._clock_ns = clock_ns
         self._processes = processes
         self._cgroups = cgroups
-        self._owners: dict[str, dict[int, SlotKey]] = {}
-        self._beyond: dict[str, dict[SlotKey, int]] = {}
+        self._memory: dict[str, Memory] = {}  # by GPU UUID
 
     def look(self, subjects: Iterable[Subject]) -> Survey:
-        """Regions first, then NVML, then the charges' sequence numbers again."""
+        """Regions first, then NVML, then the charges' sequence numbers again. Never raises for a card or a region."""
         subjects = tuple(subjects)
         readings, damaged = _read_all(subjects)
-        listed = {gpu.uuid: self._node.processes(gpu) for gpu in self._node.gpus()}
-        used = {gpu.uuid: self._node.used_bytes(gpu) for gpu in self._node.gpus()}
-        cards = {gpu.uuid: self._card(gpu, listed[gpu.uuid], subjects, readings) for gpu in self._node.gpus()}
-        return Survey(readings, damaged, cards, used, _releasable(subjects, readings, cards))
+        listed: dict[str, tuple[GpuProcess, ...]] = {}
+        used: dict[str, int] = {}
+        failed: dict[str, DriverError] = {}
+        for gpu in self._node.gpus():
+            try:
+                listed[gpu.uuid], used[gpu.uuid] = self._node.processes(gpu), self._node.used_bytes(gpu)
+            except DriverError as error:  # one card that is lost does not hide the others
+                failed[gpu.uuid] = error
+                listed.pop(gpu.uuid, None)
+        cards = {
+            gpu.uuid: self._card(gpu, listed[gpu.uuid], subjects, readings)
+            for gpu in self._node.gpus()
+            if gpu.uuid in listed
+        }
+        return Survey(readings, damaged, cards, used, _releasable(subjects, readings, cards), failed)
 
     def _card(
         self, gpu: Gpu, listed: tuple[GpuProcess, ...], subjects: tuple[Subject, ...], readings: dict[str, Reading]
@@ -95,11 +112,10 @@ class Surveyor:
         card = attribute(
             [self._describe(process) for process in listed],
             facts,
-            self._owners.get(gpu.uuid, {}),
-            self._beyond.get(gpu.uuid, {}),
+            self._memory.get(gpu.uuid, Memory()),
+            self._clock_ns(),
         )
-        self._owners[gpu.uuid] = card.owners
-        self._beyond[gpu.uuid] = {key: over for row in card.tenants.values() for key, over in row.beyond.items()}
+        self._memory[gpu.uuid] = card.memory
         return card
 
     def _describe(self, process: GpuProcess) -> CardProcess:
@@ -119,9 +135,14 @@ def _read_all(subjects: tuple[Subject, ...]) -> tuple[dict[str, Reading], dict[s
     damaged: dict[str, str] = {}
     for subject in subjects:
         try:
-            readings[subject.id] = Reading(subject.reader.grants(), subject.reader.usage(len(subject.gpu_uuids)))
+            reading = Reading(subject.reader.grants(), subject.reader.usage(len(subject.gpu_uuids)))
         except RegionError as error:
             damaged[subject.id] = error.message
+            continue
+        if tuple(row.gpu_uuid for row in reading.grants.gpus) == subject.gpu_uuids:
+            readings[subject.id] = reading
+        else:
+            damaged[subject.id] = f"region {subject.region}: damaged (other GPUs than the agent gave)"
     return readings, damaged
 
 
@@ -143,7 +164,9 @@ def _releasable(
     for subject in subjects:
         if subject.id not in readings:
             continue
-        on = [cards[uuid] for uuid in subject.gpu_uuids if uuid in cards]
+        if not all(uuid in cards for uuid in subject.gpu_uuids):
+            continue  # what a card holds that does not answer, nobody knows
+        on = [cards[uuid] for uuid in subject.gpu_uuids]
         for slot in readings[subject.id].usage.slots:
             key = SlotKey(subject.id, slot.index, slot.claim)
             if not slot.alive and not any(card.unknown_ending or key in card.lingering for card in on):

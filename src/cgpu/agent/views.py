@@ -63,6 +63,7 @@ class Views:
 
     def _gpu(self, gpu: Gpu, survey: Survey) -> dict[str, Any]:
         policy = self._state.policy(gpu)
+        fault = survey.failed.get(gpu.uuid)
         shares = [share for record in self._state.records() if (share := record.tenant.share_on(gpu.uuid))]
         return {
             "index": gpu.index,
@@ -73,11 +74,12 @@ class Views:
             "mig": gpu.mig,
             "pci_bus_id": gpu.pci_bus_id,
             "total_bytes": gpu.total_bytes,
-            "used_bytes": survey.used_bytes[gpu.uuid],
-            "foreign_bytes": survey.foreign_bytes(gpu.uuid),
+            "fault": fault.message if fault else "",
+            "used_bytes": 0 if fault else survey.used_bytes[gpu.uuid],
+            "foreign_bytes": 0 if fault else survey.foreign_bytes(gpu.uuid),
             "quota_bytes": sum(share.memory_bytes for share in shares),
             "context_bytes": self._state.context_bytes(gpu),
-            "utilisation_percent": self._node.utilisation_percent(gpu),
+            "utilisation_percent": 0 if fault else self._node.utilisation_percent(gpu),
             "policy": int(self._state.policy_in_force(gpu)),
             "policy_chosen": None if policy.policy is None else int(policy.policy),
             "compute_layer": str(self._state.compute_layer(gpu)),

@@ -33,6 +33,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     """Run the daemon until it is told to end."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if options.private:
+        if settings.sim_state is not None:
+            os.environ["CGPU_SIM_STATE"] = str(settings.sim_state)  # absolute
         os.chdir("/")  # the caller's folder stays free to be unmounted; not earlier, for a relative PYTHONPATH
     try:
         run_agent(settings, private=options.private, ready=lambda: _tell(options.ready_fd, READY))

@@ -51,6 +51,7 @@ def _gpu_text(gpu: dict[str, Any], tenants: list[dict[str, Any]]) -> str:
         f" quotas {render.mebibytes(gpu['quota_bytes'])}, others {render.mebibytes(gpu['foreign_bytes'])};"
         f" utilisation {gpu['utilisation_percent']}%;"
         f" policy {render.policy_name(gpu['policy'])}; driver {gpu['driver_version']}"
+        + (f"\n  does not answer: {gpu['fault']}" if gpu["fault"] else "")
     )
     header = ("TENANT", "SHARE", "LAYER", "UTIL", "PID", "COMMAND", "MEMORY")
     rows: list[tuple[str, ...]] = []

@@ -21,7 +21,7 @@ class Fault(enum.IntEnum):
     OOM = 0
     """Value: how many of the next allocations fail for want of physical memory."""
     LOST = 1
-    """Value: 1 falls off the bus, 0 is back."""
+    """Value: 1 falls off the bus (Xid 79, which ends all its contexts), 0 is back."""
     XID = 2
     """Value: the Xid's number."""
     SLOW = 3

@@ -33,11 +33,12 @@
 #define CHECKS(X) \
   X(devices) X(errors) X(context_stack) X(context_end) X(primary_context) X(limits) \
   X(granules) X(out_of_memory) X(host_cannot_reach) X(pointers) X(narrow_pointers) X(host_memory) X(managed) \
-  X(linear_copies) X(boxes) X(batches) X(fills) X(staging) \
+  X(linear_copies) X(boxes) X(batches) X(fills) X(large_zeros) X(staging) \
   X(stream_order) X(legacy_stream) X(thread_stream) X(events) X(event_life) X(context_events) \
   X(host_functions) X(callbacks_block_no_copy) X(persistent_kernel) X(collective) X(end_with_work) X(stream_end) \
   X(test_modules) X(ptx) X(bad_ptx) X(links) X(libraries) X(launch_rules) X(old_launches) \
-  X(forked_child) X(lost_card) X(xid) X(card_out_of_memory) X(many_threads)
+  X(forked_child) X(lost_card) X(xid) X(card_out_of_memory) X(many_threads) \
+  X(pool_threads) X(pool_end) X(graph_threads) X(graph_end) X(capture_threads) X(mapping_threads)
 
 #define DECLARE_CHECK(name) void check_##name(void);
 CHECKS(DECLARE_CHECK)

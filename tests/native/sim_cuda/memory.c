@@ -264,3 +264,18 @@ void check_staging(void) {
   OK(cuMemcpyDtoH_v2(back, device, 8));
   REQUIRE(back[0] == 1 && back[1] == 2);
 }
+
+/* Fills with zeros of more than a granule take another way; the edges must be right. */
+void check_large_zeros(void) {
+  enum { BYTES = 9 * MIB, FIRST = MIB + 3, ZEROS = 6 * MIB + 5 };
+  unsigned char *back = malloc(BYTES);
+  CUdeviceptr device;
+  use_device(0);
+  OK(cuMemAlloc_v2(&device, BYTES));
+  OK(cuMemsetD8_v2(device, 7, BYTES));
+  OK(cuMemsetD8_v2(device + FIRST, 0, ZEROS));
+  OK(cuMemcpyDtoH_v2(back, device, BYTES));
+  for (unsigned i = 0; i < BYTES; i++)
+    REQUIRE(back[i] == (i >= FIRST && i < FIRST + ZEROS ? 0 : 7));
+  free(back);
+}

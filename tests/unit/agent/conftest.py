@@ -11,7 +11,7 @@ import pytest
 from cgpu.adapters.checkpoint import CheckpointStore
 from cgpu.agent.documents import ProcessRef
 from cgpu.agent.locks import GpuLocks
-from cgpu.agent.reconcile import Reconciler
+from cgpu.agent.reconcile import Reconciler, Watched
 from cgpu.agent.state import Caller, NodeState
 from cgpu.model.tenant import Share, Tenant
 from cgpu.model.units import GIB, MIB
@@ -26,6 +26,7 @@ class World:
     node: FakeNode = field(default_factory=lambda: FakeNode((gpu(0), gpu(1))))
     host: FakeHost = field(default_factory=FakeHost)
     arbiter: FakeArbiter = field(default_factory=FakeArbiter)
+    now_ns: int = 0
 
     def agent(self, step: Callable[[str], None] = lambda _: None) -> NodeState:
         """A new agent on this world, not yet recovered."""
@@ -40,6 +41,7 @@ class World:
             processes=self.host,
             locks=GpuLocks(self.folder / "locks"),
             first_context_bytes=lambda _: 100 * MIB,
+            clock_ns=lambda: self.now_ns,
             step=step,
         )
 
@@ -52,6 +54,11 @@ class World:
     def reconciler(self, state: NodeState) -> Reconciler:
         """The comparison loop of an agent."""
         return Reconciler(state, self.node, self.host, self.host)
+
+    def tick(self, reconciler: Reconciler, seconds: float = 0.5) -> Watched:
+        """Time passes, and the agent compares."""
+        self.now_ns += round(seconds * 10**9)
+        return reconciler.tick(self.now_ns)
 
     def caller(self, host_pid: int) -> Caller:
         """A running process that asks for a tenant."""

@@ -14,6 +14,7 @@ from cgpu.agent.api import BODY_BYTES_MAX, PEER, Api, Peer
 from cgpu.agent.state import NodeState
 from cgpu.agent.views import Views
 from cgpu.errors import DriverError
+from cgpu.model.tenant import Gpu
 from cgpu.model.units import GIB
 from cgpu.testing.fakes import GPU_UUIDS
 from cgpu.testing.tenant_process import TenantProcess
@@ -150,7 +151,7 @@ def test_use_and_processes_are_shown(world: World, state: NodeState, call: Call)
 
 def test_a_caller_that_cannot_be_seen_is_told_so(call: Call):
     status, document = call("PUT", "/v1/tenants/x", {**WISH, "lifetime": "caller"})
-    assert (status, document["code"]) == (400, "usage")
+    assert (status, document["code"]) == (409, "refused")
 
 
 def test_a_callers_tenant_ends_with_it(world: World, state: NodeState, call: Call):
@@ -161,13 +162,24 @@ def test_a_callers_tenant_ends_with_it(world: World, state: NodeState, call: Cal
     assert root.host_pid == 50
 
 
-def test_a_driver_that_does_not_answer_is_503(world: World, call: Call, monkeypatch: pytest.MonkeyPatch):
-    def fail(*_: object) -> None:
-        raise DriverError("GPU is lost")
+def test_a_card_that_does_not_answer_is_said_to_be_so_and_takes_no_tenants(
+    world: World, call: Call, monkeypatch: pytest.MonkeyPatch
+):
+    call("PUT", "/v1/tenants/t1", WISH)
+    listed = world.node.processes
+
+    def fail(card: Gpu) -> tuple[GpuProcess, ...]:
+        if card.index == 0:
+            raise DriverError("GPU is lost")
+        return listed(card)
 
     monkeypatch.setattr(world.node, "processes", fail)
-    status, document = call("GET", "/v1/gpus")
+    status, gpus = call("GET", "/v1/gpus")
+    assert (status, [gpu["fault"] for gpu in gpus]) == (200, ["GPU is lost", ""])
+    assert call("GET", "/v1/tenants")[1][0]["fault"] == ""
+    status, document = call("PUT", "/v1/tenants/t2", WISH | {"name": "other"})
     assert (status, document["code"], document["message"]) == (503, "driver", "GPU is lost")
+    assert call("PUT", "/v1/tenants/t3", {"shares": [{"gpu": "1", "memory_bytes": GIB}]})[0] == 201
 
 
 def test_a_mistake_of_ours_is_500_and_says_nothing_of_the_inside(

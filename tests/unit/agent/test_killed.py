@@ -20,6 +20,7 @@ from cgpu.testing.fakes import GPU_UUIDS, gpu
 from tests.unit.agent.conftest import World, tenant
 
 _KILLED = 9
+pytestmark = pytest.mark.timeout(60)  # some fifty agents are started, killed and recovered, each with its fsyncs
 
 Operation = Callable[[NodeState], object]
 OPERATIONS: dict[str, Operation] = {

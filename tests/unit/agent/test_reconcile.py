@@ -8,6 +8,7 @@ from cgpu.adapters.nvml import GpuProcess
 from cgpu.agent.attribution import ContextEstimate, Sample
 from cgpu.agent.reconcile import Reconciler
 from cgpu.agent.state import NodeState
+from cgpu.errors import DriverError
 from cgpu.model.tenant import GpuPolicy, Policy, ProcessUsage
 from cgpu.model.units import GIB, MIB
 from cgpu.region.layout import Grants
@@ -46,6 +47,11 @@ def row(state: NodeState, name: str = "a") -> GrantedGpu:
         reader.close()
 
 
+def surplus_of(state: NodeState) -> tuple[int, int]:
+    surplus = Grants.from_buffer_copy((state.region("a") / GRANTS).read_bytes()).surplus[0][0]
+    return surplus.surplus_bytes, surplus.charge_seq
+
+
 def on_card(world: World, memory_bytes: int | None, host_pid: int = 50) -> None:
     world.node.listed[CARD] = [GpuProcess(host_pid, memory_bytes)]
 
@@ -54,10 +60,10 @@ def test_what_the_card_holds_beyond_the_charge_is_overhead(
     world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess
 ):
     on_card(world, GIB + 250 * MIB)
-    reconciler.tick(SECOND)
+    world.tick(reconciler)
     assert row(state).overhead_bytes == 150 * MIB
     process.charge(150 * MIB, explicit=False)
-    reconciler.tick(2 * SECOND)
+    world.tick(reconciler)
     assert row(state).overhead_bytes == 0
 
 
@@ -65,17 +71,33 @@ def test_a_charge_above_the_truth_may_be_returned_by_its_process(
     world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess
 ):
     on_card(world, GIB + 60 * MIB)
-    reconciler.tick(SECOND)
-    surplus = Grants.from_buffer_copy((state.region("a") / GRANTS).read_bytes()).surplus[0][0]
-    assert (surplus.surplus_bytes, surplus.charge_seq) == (40 * MIB, 2)
+    world.tick(reconciler)
+    assert surplus_of(state) == (0, 0)
+    world.tick(reconciler)
+    assert surplus_of(state) == (40 * MIB, 2)
     assert row(state).overhead_bytes == 0
+
+
+def test_what_is_being_allocated_is_no_surplus(
+    world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess
+):
+    on_card(world, GIB)
+    world.tick(reconciler)
+    process.charge(64 * MIB, explicit=False)
+    world.tick(reconciler, 0.4)
+    on_card(world, GIB + 10 * MIB)
+    world.tick(reconciler, 0.4)
+    assert surplus_of(state) == (0, 0)
+    process.context(0)
+    world.tick(reconciler)
+    assert surplus_of(state) == (0, 0)
 
 
 def test_a_driver_that_does_not_say_leaves_the_charge_as_truth(
     world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess
 ):
     on_card(world, None)
-    reconciler.tick(SECOND)
+    world.tick(reconciler)
     assert row(state).overhead_bytes == 0
     assert state.context_bytes(gpu()) == 100 * MIB
 
@@ -84,7 +106,7 @@ def test_a_charge_that_moves_while_nvml_is_asked_changes_nothing(
     world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess, monkeypatch: pytest.MonkeyPatch
 ):
     on_card(world, GIB + 250 * MIB)
-    reconciler.tick(SECOND)
+    world.tick(reconciler)
     listed = world.node.processes
 
     def charge_meanwhile(card: object) -> tuple[GpuProcess, ...]:
@@ -93,7 +115,7 @@ def test_a_charge_that_moves_while_nvml_is_asked_changes_nothing(
 
     monkeypatch.setattr(world.node, "processes", charge_meanwhile)
     on_card(world, 3 * GIB)
-    reconciler.tick(2 * SECOND)
+    world.tick(reconciler)
     assert row(state).overhead_bytes == 150 * MIB
 
 
@@ -101,13 +123,13 @@ def test_a_dead_process_is_reclaimed_when_the_card_has_released_its_memory_and_n
     world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess
 ):
     on_card(world, GIB)
-    reconciler.tick(SECOND)
+    world.tick(reconciler)
     process.die()
     del world.host.table[50]
-    reconciler.tick(2 * SECOND)
+    world.tick(reconciler)
     assert world.arbiter.reclaimed == []
     world.node.listed[CARD] = []
-    reconciler.tick(3 * SECOND)
+    world.tick(reconciler)
     assert world.arbiter.reclaimed == [(state.region("a"), 0)]
 
 
@@ -117,19 +139,31 @@ def test_a_dead_process_that_was_never_seen_waits_for_every_nameless_one_on_the_
     process.die()
     del world.host.table[50]
     on_card(world, GIB)
-    reconciler.tick(SECOND)
+    world.tick(reconciler)
     assert world.arbiter.reclaimed == []
     world.node.listed[CARD] = []
-    reconciler.tick(2 * SECOND)
+    world.tick(reconciler)
+    assert world.arbiter.reclaimed == [(state.region("a"), 0)]
+
+
+def test_a_process_that_this_namespace_does_not_show_is_not_waited_for_for_ever(
+    world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess
+):
+    process.die()
+    del world.host.table[50]
+    on_card(world, GIB, host_pid=999)
+    world.tick(reconciler)
+    assert world.arbiter.reclaimed == []
+    world.tick(reconciler, 6)
     assert world.arbiter.reclaimed == [(state.region("a"), 0)]
 
 
 def test_a_reused_pid_fools_nobody(world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess):
     on_card(world, GIB)
-    reconciler.tick(SECOND)
+    world.tick(reconciler)
     process.die()
     world.host.spawn(50).identity = world.host.table[50].identity.__class__(50, 999999, 4026531836)
-    reconciler.tick(2 * SECOND)
+    world.tick(reconciler)
     assert world.arbiter.reclaimed == [(state.region("a"), 0)]
     assert row(state).overhead_bytes == 0
 
@@ -158,7 +192,7 @@ def test_a_process_without_a_slot_is_flagged_and_counted(
         state.create(tenant("a", 4 * GIB).__class__("a", "a", tenant().shares, cgroup="/box"))
         world.host.spawn(60, cgroup="/box/inner")
     world.node.listed[CARD] = [GpuProcess(60, 700 * MIB)]
-    reconciler.tick(SECOND)
+    world.tick(reconciler)
     assert state.survey().on("a", CARD).processes == [ProcessUsage(60, 60, "python", 700 * MIB, bypasses_shim=True)]
     assert row(state).overhead_bytes == 700 * MIB
 
@@ -174,7 +208,7 @@ def test_the_size_of_contexts_is_learned(
 ):
     assert state.context_bytes(gpu()) == 100 * MIB
     on_card(world, GIB + 320 * MIB)
-    reconciler.tick(SECOND)
+    world.tick(reconciler)
     assert state.context_bytes(gpu()) == 320 * MIB
     assert row(state).context_bytes == 320 * MIB
 
@@ -194,13 +228,13 @@ def test_the_largest_fresh_context_counts():
 def test_utilisation_is_charged_time_over_time(
     world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess
 ):
-    reconciler.tick(SECOND)
+    world.tick(reconciler)
     with (state.region("a") / GRANTS).open("r+b") as file:
         file.seek(Grants.gpu.offset + 112)
         file.write((SECOND // 4).to_bytes(8, "little"))
-    reconciler.tick(2 * SECOND)
-    assert row(state).utilisation_percent == 25
-    assert reconciler.utilisation_percent("a", CARD) == 25
+    world.tick(reconciler)
+    assert row(state).utilisation_percent == 50
+    assert reconciler.utilisation_percent("a", CARD) == 50
 
 
 def test_under_policy_5_nvml_says_how_busy_a_tenant_is(
@@ -209,18 +243,18 @@ def test_under_policy_5_nvml_says_how_busy_a_tenant_is(
     state.set_policy(gpu(), GpuPolicy(Policy.NATIVE))
     on_card(world, GIB)
     world.node.utilisation = {50: 37}
-    reconciler.tick(SECOND)
+    world.tick(reconciler)
     assert row(state).utilisation_percent == 37
 
 
 def test_a_tenant_ends_with_the_last_process_of_its_tree(world: World, state: NodeState, reconciler: Reconciler):
     state.create(tenant("a"), world.caller(50))
     world.host.spawn(51, region=state.region("a"))
-    assert reconciler.tick(SECOND).host_pids == {50}
+    assert world.tick(reconciler).host_pids == {50}
     del world.host.table[50]
-    assert reconciler.tick(2 * SECOND).tenants_left == 1
+    assert world.tick(reconciler).tenants_left == 1
     del world.host.table[51]
-    assert reconciler.tick(3 * SECOND).tenants_left == 0
+    assert world.tick(reconciler).tenants_left == 0
     assert not state.region("a").exists()
 
 
@@ -229,24 +263,24 @@ def test_a_tenant_in_a_leaf_ends_when_the_leaf_is_empty(world: World, state: Nod
     state.create(tenant("a"), world.caller(50))
     del world.host.table[50]
     world.host.spawn(51, cgroup="/cgpu-a")
-    assert reconciler.tick(SECOND).tenants_left == 1
+    assert world.tick(reconciler).tenants_left == 1
     del world.host.table[51]
-    assert reconciler.tick(2 * SECOND).tenants_left == 0
+    assert world.tick(reconciler).tenants_left == 0
 
 
 def test_a_tenant_with_a_live_slot_does_not_end(world: World, state: NodeState, reconciler: Reconciler):
     state.create(tenant("a"), world.caller(50))
     owner = TenantProcess(state.region("a"), 0, 51, 510)
     del world.host.table[50]
-    assert reconciler.tick(SECOND).tenants_left == 1
+    assert world.tick(reconciler).tenants_left == 1
     owner.die()
-    assert reconciler.tick(2 * SECOND).tenants_left == 0
+    assert world.tick(reconciler).tenants_left == 0
     owner.close()
 
 
 def test_a_tenant_made_by_api_stays(world: World, state: NodeState, reconciler: Reconciler):
     state.create(tenant("a"))
-    assert reconciler.tick(SECOND).tenants_left == 1
+    assert world.tick(reconciler).tenants_left == 1
 
 
 def test_a_truncated_region_harms_its_own_tenant_only(
@@ -255,6 +289,21 @@ def test_a_truncated_region_harms_its_own_tenant_only(
     state.create(tenant("b", GIB))
     (state.region("b") / "usage").write_bytes(b"")
     on_card(world, GIB + 250 * MIB)
-    reconciler.tick(SECOND)
+    world.tick(reconciler)
     assert row(state).overhead_bytes == 150 * MIB
     assert "truncated" in state.survey().damaged["b"]
+
+
+def test_nothing_is_reclaimed_while_the_card_does_not_answer(
+    world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess, monkeypatch: pytest.MonkeyPatch
+):
+    def lost(_: object) -> int:
+        raise DriverError("GPU is lost")
+
+    process.die()
+    with monkeypatch.context() as broken:
+        broken.setattr(world.node, "used_bytes", lost)
+        assert world.tick(reconciler).tenants_left == 1
+        assert world.arbiter.reclaimed == []
+    world.tick(reconciler)
+    assert world.arbiter.reclaimed == [(state.region("a"), 0)]

@@ -86,7 +86,7 @@ def test_mig_and_nonsense_are_refused(world: World):
         state.create(tenant())
     with pytest.raises(UsageError, match="at least one"):
         state.create(Tenant("a", "a", ()))
-    with pytest.raises(UsageError, match="twice"):
+    with pytest.raises(RefusedError, match="twice"):
         state.create(Tenant("a", "a", tenant().shares * 2))
     with pytest.raises(NoSuchGpuError, match="GPUs here: 0"):
         state.gpu("7")
@@ -100,7 +100,7 @@ def test_a_live_resize_reaches_the_region(state: NodeState):
     assert (row.quota_bytes, row.weight) == (4 * GIB, 3)
     with pytest.raises(NoSuchTenantError):
         state.set_share("b", ShareChange(weight=1))
-    with pytest.raises(UsageError, match="no share of GPU 1"):
+    with pytest.raises(RefusedError, match="no share of GPU 1"):
         state.set_share("a", ShareChange(gpu="1", weight=1))
 
 

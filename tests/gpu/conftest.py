@@ -1,0 +1,164 @@
+"""The card of this suite: the real one, or with --on-simulated a simulated one that stands in for it.
+
+    make test-gpu                              on the real card
+    pytest tests/gpu -m gpu --on-simulated     the same bodies on a simulated card
+
+The truth about memory is the driver's own NVML, asked outside all tenants; on the simulated card it is
+the machine's status. The truth about time is in ``busy.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import cgpu
+from cgpu.adapters.nvml import NvmlNode
+from cgpu.cli.client import AgentClient
+from cgpu.errors import CgpuError, DriverError
+from cgpu.settings import Settings
+from cgpu.sim.machine import SimMachine
+from tests.integration.conftest import CGPU, eventually
+from tests.native import memory_tenant
+from tests.native.memory_tenant import Client
+
+SECONDS = 20.0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--on-simulated", action="store_true", help="tests/gpu on a simulated card instead of the real one")
+
+
+@dataclass
+class Card:
+    """GPU 0 with a private agent of its own, and the tenants that a test has put on it."""
+
+    folder: Path
+    machine: SimMachine | None
+    """None: the real card."""
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What puts ``cgpu`` and its children on this card."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("CGPU_")}
+        source = str(Path(cgpu.__file__).parents[1])
+        return {
+            **inherited,
+            **(self.machine.environment(inherited) if self.machine else {}),
+            "CGPU_RUNTIME_DIR": str(self.folder / "run"),
+            "PYTHONPATH": source,
+        }
+
+    @property
+    def agent(self) -> AgentClient:
+        """The private agent."""
+        return AgentClient(Settings.from_environment(self.environment).agent_socket, SECONDS)
+
+    def share(self, name: str) -> dict[str, Any]:
+        """What the agent says of a tenant's share; empty when there is no such tenant."""
+        rows = [row["shares"][0] for row in self.agent.get("/v1/tenants") if row["name"] == name]
+        return rows[0] if rows else {}
+
+    def start(self, name: str, *command: str, memory: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+        """Start a tenant with pipes."""
+        process = subprocess.Popen(
+            [*CGPU, "run", "--name", name, "--memory", memory, *options, "--", *command],
+            env=self.environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        self.started.append(process)
+        return process
+
+    def tenant(self, name: str, memory: str, options: tuple[str, ...] = ()) -> Client:
+        """Start a tenant whose process does what it is told, with a context."""
+        command = (sys.executable, str(memory_tenant.CLIENT), "dlsym")
+        client = Client(self.start(name, *command, memory=memory, options=options))
+        client.start_context()
+        client.do(memory_tenant.PRELUDE + "free, total = out(), out()")
+        return client
+
+    def held_bytes(self, pid: int) -> int:
+        """The truth: what the card holds for a process, context included; 0 when it holds nothing."""
+        if self.machine:
+            rows = self.machine.status().cards[0].processes
+            return sum(row.memory_bytes for row in rows if row.pid == pid)
+        node = NvmlNode()
+        try:
+            rows = {row.pid: row.memory_bytes for row in node.processes(node.gpus()[0])}
+        finally:
+            node.close()
+        held = rows.get(pid, 0)
+        if held is None:
+            pytest.skip("this driver does not say how much memory a process holds")
+        return held
+
+    def close(self) -> None:
+        """End the tenants, and wait for the agent to end with the last of them."""
+        for process in self.started:
+            process.kill()
+            process.communicate()
+        eventually(lambda: not self._agent_answers())
+
+    def _agent_answers(self) -> bool:
+        try:
+            self.agent.get("/v1/info")
+        except CgpuError:
+            return False
+        return True
+
+
+def _why_no_real_card() -> str:
+    """Empty when there is one that this suite can use."""
+    try:
+        node = NvmlNode()
+    except DriverError as error:
+        return f"no NVIDIA driver: {error}"
+    gpus = node.gpus()
+    node.close()
+    return "" if gpus else "NVML finds no GPU"
+
+
+@pytest.fixture
+def card(request: pytest.FixtureRequest) -> Iterator[Card]:
+    """The card, with nobody on it but what the test starts."""
+    simulated = request.config.getoption("--on-simulated", default=False)
+    if not simulated and (cause := _why_no_real_card()):
+        pytest.skip(f"needs a real NVIDIA GPU: {cause}")
+    # Not pytest's folder: a socket's name has at most 107 bytes.
+    folder = Path(tempfile.mkdtemp(prefix="cgpu-test-"))
+    card = Card(folder, SimMachine.create(folder / "machine", "a100-40") if simulated else None)
+    yield card
+    card.close()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def settled(card: Card) -> Callable[[str, Client], int]:
+    """Wait until a tenant of one process is charged what the card holds for it, and say how much that is.
+
+    A process returns what was estimated too high at its next allocation, so it makes some.
+    """
+
+    def wait(name: str, client: Client) -> int:
+        def exact() -> bool:
+            assert (client.alloc(memory_tenant.GRANULE, "probe"), client.free("probe")) == (0, 0)
+            free, total = client.do("[cu.cuMemGetInfo_v2(R(free), R(total)), free.value, total.value][1:]")
+            return bool(total - free == card.share(name)["used_bytes"] == card.held_bytes(client.pid))
+
+        eventually(exact, seconds=SECONDS)
+        return card.held_bytes(client.pid)
+
+    return wait
