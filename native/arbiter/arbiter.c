@@ -23,6 +23,7 @@ struct cgpu_arbiter {
   struct cgpu_turns turns;
   struct cgpu_seat seat[CGPU_POLICY_TENANTS]; /* same places as in turns */
   uint64_t heartbeat_ns;                      /* latest */
+  uint64_t due_ns;                            /* next pass */
   uint64_t wakeups, cpu_ns;
 };
 
@@ -74,10 +75,21 @@ static void beat(struct cgpu_arbiter *arbiter, uint64_t now_ns) {
 /* What ended the sleep, other than the place whose doorbell rang. */
 enum { WOKEN_BY_ANY = -1, WOKEN_BY_TIME = -2 };
 
+/* Charges the time up to now. When this thread wakes up more than a quantum after it had to (the
+ * machine was frozen, or has no processor left for it), the rest is not the holder's fault. */
+static void pass_time(struct cgpu_arbiter *arbiter, uint64_t now_ns) {
+  uint64_t latest_ns = arbiter->due_ns + arbiter->turns.policy.quantum_ns;
+  if (now_ns > latest_ns) {
+    cgpu_arbiter_turns_advance(&arbiter->turns, latest_ns);
+    cgpu_arbiter_turns_skip(&arbiter->turns, now_ns);
+  }
+  cgpu_arbiter_turns_advance(&arbiter->turns, now_ns);
+}
+
 /* One pass over the state machine. Returns when the next one is due. */
 static uint64_t step(struct cgpu_arbiter *arbiter, int place) {
   uint64_t now_ns = futex_now_ns(), next_ns;
-  cgpu_arbiter_turns_advance(&arbiter->turns, now_ns);
+  pass_time(arbiter, now_ns);
   bool heartbeat = now_ns - arbiter->heartbeat_ns >= HEARTBEAT_NS;
   if (heartbeat) {
     look_at_all(arbiter); /* also what nobody has announced: processes that died */
@@ -91,7 +103,8 @@ static uint64_t step(struct cgpu_arbiter *arbiter, int place) {
   } while (publish(arbiter));
   if (heartbeat) beat(arbiter, now_ns);
   uint64_t beat_ns = arbiter->heartbeat_ns + HEARTBEAT_NS;
-  return next_ns < beat_ns ? next_ns : beat_ns;
+  arbiter->due_ns = next_ns < beat_ns ? next_ns : beat_ns;
+  return arbiter->due_ns;
 }
 
 /* A tenant that wants the card and has nothing on it has nothing to say until it is its turn. Most are
@@ -195,7 +208,8 @@ int cgpu_arbiter_start(uint32_t policy, uint64_t quantum_ns, struct cgpu_arbiter
   struct cgpu_arbiter *arbiter = calloc(1, sizeof *arbiter);
   if (!arbiter) return ENOMEM;
   pthread_mutex_init(&arbiter->lock, NULL);
-  cgpu_arbiter_turns_init(&arbiter->turns, policy, quantum_ns, futex_now_ns());
+  arbiter->due_ns = futex_now_ns();
+  cgpu_arbiter_turns_init(&arbiter->turns, policy, quantum_ns, arbiter->due_ns);
   sigset_t all, old; /* the signals of the process are its main thread's */
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);

@@ -53,6 +53,10 @@ void cgpu_arbiter_turns_advance(struct cgpu_turns *turns, uint64_t now_ns) {
   }
 }
 
+void cgpu_arbiter_turns_skip(struct cgpu_turns *turns, uint64_t now_ns) {
+  if (now_ns > turns->now_ns) turns->now_ns = now_ns;
+}
+
 /* After a tenant's words or its part in the turn have changed. It competes while it waits for the
  * card, and while it holds it with work in flight. */
 static void update(struct cgpu_turns *turns, int index) {

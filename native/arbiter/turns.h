@@ -60,6 +60,8 @@ CGPU_ARBITER_API void cgpu_arbiter_turns_leave(struct cgpu_turns *turns, int ten
 
 /* Charges the time since the last call to those that had the card. */
 CGPU_ARBITER_API void cgpu_arbiter_turns_advance(struct cgpu_turns *turns, uint64_t now_ns);
+/* Lets time pass that nobody is charged for, since nobody was there to take the card from its holder. */
+CGPU_ARBITER_API void cgpu_arbiter_turns_skip(struct cgpu_turns *turns, uint64_t now_ns);
 CGPU_ARBITER_API void cgpu_arbiter_turns_observe(struct cgpu_turns *turns, int tenant, bool want, bool busy);
 /* Moves the machine on. Returns when it must be called again if nothing is observed before. */
 CGPU_ARBITER_API uint64_t cgpu_arbiter_turns_decide(struct cgpu_turns *turns);

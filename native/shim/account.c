@@ -78,7 +78,7 @@ static bool charge_once(struct cg_process *process, int gpu, uint64_t units, boo
   return granted;
 }
 
-static enum cg_verdict reserve(int gpu, uint64_t bytes, bool estimate) {
+static enum cg_verdict try_reserve(int gpu, uint64_t bytes, bool estimate) {
   const struct cg_region *region = cg_region();
   if (region->state == CG_REGION_BROKEN) return CG_REFUSED;
   if (region->state == CG_REGION_NONE || gpu < 0) return CG_PASS;
@@ -90,9 +90,13 @@ static enum cg_verdict reserve(int gpu, uint64_t bytes, bool estimate) {
   cg_lock_take(&process->account_lock);
   bool reclaimed = cg_slot_reclaim_dead(process, gpu);
   cg_lock_give(&process->account_lock);
-  if (reclaimed && charge_once(process, gpu, units, estimate, WITHIN_QUOTA)) return CG_GRANTED;
-  __atomic_fetch_add(&region->usage->gpu[gpu].oom_count, 1, __ATOMIC_RELAXED);
-  return CG_REFUSED;
+  return reclaimed && charge_once(process, gpu, units, estimate, WITHIN_QUOTA) ? CG_GRANTED : CG_REFUSED;
+}
+
+static enum cg_verdict reserve(int gpu, uint64_t bytes, bool estimate) {
+  enum cg_verdict verdict = try_reserve(gpu, bytes, estimate);
+  if (verdict == CG_REFUSED) cg_note_oom(gpu);
+  return verdict;
 }
 
 /* Whether there is an account to return to: never a reason to register. */
@@ -105,6 +109,13 @@ static struct cg_process *accounted(int gpu) {
 
 enum cg_verdict cg_reserve(int gpu, uint64_t bytes) { return reserve(gpu, bytes, false); }
 enum cg_verdict cg_reserve_estimate(int gpu, uint64_t bytes) { return reserve(gpu, bytes, true); }
+
+enum cg_verdict cg_try_reserve(int gpu, uint64_t bytes) { return try_reserve(gpu, bytes, false); }
+
+void cg_note_oom(int gpu) {
+  struct cg_process *process = accounted(gpu);
+  if (process) __atomic_fetch_add(&process->region.usage->gpu[gpu].oom_count, 1, __ATOMIC_RELAXED);
+}
 
 void cg_charge_truth(int gpu, uint64_t bytes) {
   struct cg_process *process = accounted(gpu);

@@ -91,10 +91,14 @@ void gate_drop(struct gate_gpu *gpu, uint64_t amount) {
   atomic_fetch_add(&gpu->progress, 1);
   if (atomic_load(&gpu->waiters)) futex_wake_all(&gpu->progress, true);
   if (rest != GATE_FLAG_BUSY) return;
-  uint64_t now_ns = futex_now_ns();
-  gpu->idle_ns = now_ns;
-  bool open = CGPU_GRANT_STATE(gate_grant(gpu)) == CGPU_GRANT_OPEN && now_ns < GATE_LOAD(&gpu->grants->grant_deadline_ns);
-  if (!open) gate_idle(gpu); /* the arbiter waits for it; in an open slot the watcher says it later */
+  gpu->idle_ns = futex_now_ns();
+  gate_idle_if_closed(gpu);
+}
+
+void gate_idle_if_closed(struct gate_gpu *gpu) {
+  bool open = CGPU_GRANT_STATE(gate_grant(gpu)) == CGPU_GRANT_OPEN &&
+              futex_now_ns() < GATE_LOAD(&gpu->grants->grant_deadline_ns);
+  if (!open) gate_idle(gpu);
 }
 
 /* What the launch counts for in the queue: as measured, at most a whole quantum, which is also what

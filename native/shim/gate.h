@@ -118,6 +118,9 @@ uint64_t gate_take(struct gate_gpu *gpu, uint64_t amount);
 void gate_drop(struct gate_gpu *gpu, uint64_t amount);
 /* Says that nothing is in flight, if that is so. With the lock. */
 void gate_idle(struct gate_gpu *gpu);
+/* The same after the slot's end, where the arbiter waits for it. In an open slot the watcher says it
+ * after the grace. */
+void gate_idle_if_closed(struct gate_gpu *gpu);
 /* Shows BUSY and WANT as they are now; rings where the arbiter waits for the change. With the lock. */
 void gate_show(struct gate_gpu *gpu, bool ring);
 

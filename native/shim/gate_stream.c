@@ -193,7 +193,10 @@ void gate_sync_end(const struct gate_sync *sync, CUresult result) {
     return;
   }
   gate_lock();
-  for (unsigned i = 0; i < sync->count; i++) gate_retire(sync->stream[i], sync->upto[i]);
+  for (unsigned i = 0; i < sync->count; i++) {
+    gate_retire(sync->stream[i], sync->upto[i]);
+    gate_idle_if_closed(sync->stream[i]->gpu);
+  }
   gate_unlock();
 }
 

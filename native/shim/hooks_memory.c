@@ -4,7 +4,7 @@
  * themselves; the driver packs smaller ones into shared granules, which are charged when the first
  * block lies on them and returned with the last.
  */
-#include "memory.h"
+#include "pools.h"
 #include "share.h"
 
 struct allocation {
@@ -130,11 +130,17 @@ CG_EXPORT CUresult cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigne
 /* The block is taken out before the call: right after it another thread may get the same address. */
 static CUresult free_pointer(CUresult (*real)(CUdeviceptr), CUdeviceptr pointer) {
   struct cg_block block;
-  bool known = cg_block_take(CG_KIND_POINTER, pointer, &block);
+  bool known = cg_block_take(CG_KIND_POINTER, pointer, &block) || cg_block_take(CG_KIND_STOCKED, pointer, &block);
   CUresult result = real(pointer);
-  if (known && result == CUDA_SUCCESS) cg_exported_block_return(&block);
-  else if (known) cg_block_add(&block);
-  else if (result == CUDA_SUCCESS) cg_pools_refresh(cg_gpu_current()); /* it may have been a pool's */
+  if (!known) return result;
+  if (result != CUDA_SUCCESS) {
+    cg_block_add(&block);
+  } else if (block.kind == CG_KIND_POINTER) {
+    cg_exported_block_return(&block);
+  } else {
+    cg_pool_took(&block, CU_STREAM_LEGACY);
+    cg_pools_refresh(cg_gpu_current());
+  }
   return result;
 }
 

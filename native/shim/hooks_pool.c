@@ -16,13 +16,13 @@ struct allocation {
   CUmemoryPool pool;
   int gpu;
   bool reserved;
-  uint64_t spare_bytes;
+  uint64_t bytes, spare_bytes;
 };
 
 /* False: refused. Without an account the pool is null. */
 static bool begin(struct allocation *allocation, CUmemoryPool pool, uint64_t bytes, CUstream stream) {
   const struct cg_driver *driver = cg_driver();
-  *allocation = (struct allocation){.gpu = -1};
+  *allocation = (struct allocation){.gpu = -1, .bytes = bytes};
   enum cg_region_state state = cg_region()->state;
   if (state == CG_REGION_NONE) return true;
   if (state == CG_REGION_BROKEN) return false;
@@ -39,19 +39,29 @@ static bool begin(struct allocation *allocation, CUmemoryPool pool, uint64_t byt
   if (allocation->gpu < 0) return true;
   allocation->pool = pool;
   allocation->spare_bytes = bytes ? cg_pool_growth(pool, bytes) : 0;
+  allocation->reserved = cg_try_reserve(allocation->gpu, allocation->spare_bytes) == CG_GRANTED;
+  if (allocation->reserved) return true;
+  if (cg_pool_has_room(pool, bytes)) {
+    allocation->spare_bytes = 0;
+    return true;
+  }
+  /* The stream may just have come to what was freed, and the pool given it back. */
+  cg_pools_refresh(allocation->gpu);
   allocation->reserved = cg_reserve(allocation->gpu, allocation->spare_bytes) == CG_GRANTED;
-  if (!allocation->reserved) allocation->spare_bytes = 0;
-  return allocation->reserved || cg_pool_has_room(pool, bytes);
+  return allocation->reserved;
 }
 
 static CUresult finish(const struct allocation *allocation, CUresult result, CUdeviceptr pointer, CUstream stream) {
   const struct cg_driver *driver = cg_driver();
   if (!allocation->pool) return result;
   bool fits = cg_pool_settle(allocation->pool, allocation->gpu, allocation->spare_bytes);
-  if (fits || allocation->reserved || result != CUDA_SUCCESS) return result;
+  if (result == CUDA_SUCCESS && (fits || allocation->reserved))
+    cg_pool_gave(allocation->pool, pointer, allocation->bytes);
+  if (result != CUDA_SUCCESS || fits || allocation->reserved) return result;
   driver->cuMemFreeAsync(pointer, stream);
   driver->cuMemPoolTrimTo(allocation->pool, 0);
   cg_pool_settle(allocation->pool, allocation->gpu, 0);
+  cg_note_oom(allocation->gpu);
   return CUDA_ERROR_OUT_OF_MEMORY;
 }
 
@@ -91,14 +101,15 @@ CG_EXPORT CUresult cuMemAllocFromPoolAsync_ptsz(CUdeviceptr *dptr, size_t bytesi
 /* A pool's block goes back to its pool, and nothing changes for the card; one of cuMemAlloc is freed
  * when the stream comes to it. */
 static CUresult free_async(CUresult (*real)(CUdeviceptr, CUstream), CUdeviceptr pointer, CUstream given, CUstream stream) {
-  struct cg_block block;
+  struct cg_block block, export;
   if (!cg_is_tenant() || cg_capturing(stream)) return real(pointer, given);
-  bool known = cg_block_take(CG_KIND_POINTER, pointer, &block);
+  bool known = cg_block_take(CG_KIND_STOCKED, pointer, &block) || cg_block_take(CG_KIND_POINTER, pointer, &block);
   CUresult result = real(pointer, given);
-  struct cg_block export;
-  if (known && result == CUDA_SUCCESS && cg_block_find(CG_KIND_IPC, pointer, &export)) cg_exported_block_return(&block);
-  else if (known && result == CUDA_SUCCESS) cg_free_deferred(&block, stream);
-  else if (known) cg_block_add(&block);
+  if (!known) return result;
+  if (result != CUDA_SUCCESS) cg_block_add(&block);
+  else if (block.kind == CG_KIND_STOCKED) cg_pool_took(&block, stream);
+  else if (cg_block_find(CG_KIND_IPC, pointer, &export)) cg_exported_block_return(&block);
+  else cg_free_deferred(&block, stream);
   return result;
 }
 
@@ -138,8 +149,10 @@ CG_EXPORT CUresult cuMemPoolCreate(CUmemoryPool *pool, const CUmemPoolProps *poo
 
 CG_EXPORT CUresult cuMemPoolDestroy(CUmemoryPool pool) {
   CG_DRIVER(cuMemPoolDestroy);
+  if (!pool || !cg_is_tenant()) return driver->cuMemPoolDestroy(pool);
+  uint64_t name = cg_pool_destroying(pool);
   CUresult result = driver->cuMemPoolDestroy(pool);
-  if (result == CUDA_SUCCESS && cg_is_tenant()) cg_pool_forget(pool);
+  cg_pool_destroyed(pool, name, result);
   return result;
 }
 

@@ -30,6 +30,10 @@ int cg_gpu_of_location(const CUmemLocation *location); /* the GPU row; -1: the h
 enum cg_verdict cg_reserve_estimate(int gpu, uint64_t bytes);
 void cg_return_estimate(int gpu, uint64_t bytes);
 
+/* As cg_reserve, where a refusal is not the last word: it is counted by cg_note_oom. */
+enum cg_verdict cg_try_reserve(int gpu, uint64_t bytes);
+void cg_note_oom(int gpu);
+
 /* Charges what the card holds already, whatever the quota: the truth is not refused. */
 void cg_charge_truth(int gpu, uint64_t bytes);
 
@@ -48,6 +52,7 @@ void cg_note_denied(int gpu);                 /* a call refused for another reas
 
 /* Kinds beyond those of core.h: what this process shares, and charges that outlive their block. Where
  * no charge is meant, the fields are used otherwise. (CG_KIND_IPC: a pointer that was exported.) */
+#define CG_KIND_STOCKED ((enum cg_kind)10)  /* key: pointer that a pool gave; bytes: its size; context: the pool */
 #define CG_KIND_IMPORTED ((enum cg_kind)11) /* key: address of another process's block; bytes: digest; references */
 #define CG_KIND_OFFERED ((enum cg_kind)12)  /* key: digest; bytes: object; references: descriptor + 1 */
 #define CG_KIND_OPENED ((enum cg_kind)13)   /* key: digest; references: how often open here */

@@ -4,14 +4,19 @@
 #include "process.h"
 #include "share.h"
 
-/* A pool grows by more than it is asked for. Until its step has been seen, this is reserved. */
-#define FIRST_GROWTH_BYTES (32ull << 20)
+/* A pool grows by more than it is asked for, but no more than this. Until its step has been seen, so
+ * much is reserved. */
+#define GROWTH_BYTES (32ull << 20)
 
-/* A row of the table of pools: */
-enum { CHARGED, GROWTH, STATE };        /* bytes; largest step seen; gpu:8 | version:56 */
+/* A row of the table of pools: bytes charged; bytes handed out and not freed yet by a call, whether or
+ * not the stream has come to it; version:48 | largest step in granules:8 | gpu:8. */
+enum { CHARGED, LIVE, STATE };
 #define STATE_GPU(row) ((int)((row)->value[STATE] & 0xff))
-#define VERSION_STEP 0x100
+#define STATE_STEP(row) ((row)->value[STATE] >> 8 & 0xff)
+#define STEP_MASK 0xff00ull
+#define VERSION_STEP 0x10000
 #define POOL_KEY(pool) ((uint64_t)(uintptr_t)(pool))
+#define DESTROYED(key) ((key) >> 63) /* no handle has such a value */
 
 /* ---- streams ---- */
 
@@ -78,10 +83,15 @@ int cg_pool_gpu(CUmemoryPool pool) {
 static bool read_pool(CUmemoryPool pool, CUmemPool_attribute attribute, uint64_t *bytes) {
   const struct cg_driver *driver = cg_driver();
   cuuint64_t value = 0;
-  if (!driver->x_cuMemPoolGetAttribute || driver->x_cuMemPoolGetAttribute(pool, attribute, &value) != CUDA_SUCCESS)
+  if (DESTROYED(POOL_KEY(pool)) || !driver->x_cuMemPoolGetAttribute || driver->x_cuMemPoolGetAttribute(pool, attribute, &value) != CUDA_SUCCESS)
     return false;
   *bytes = value;
   return true;
+}
+
+static void note_growth(struct cg_row *row, uint64_t bytes) {
+  uint64_t step = (bytes < GROWTH_BYTES ? bytes : GROWTH_BYTES) / CG_GRANULE_BYTES;
+  if (step > STATE_STEP(row)) row->value[STATE] = (row->value[STATE] & ~STEP_MASK) | step << 8;
 }
 
 bool cg_pool_settle(CUmemoryPool pool, int gpu, uint64_t spare_bytes) {
@@ -105,7 +115,7 @@ bool cg_pool_settle(CUmemoryPool pool, int gpu, uint64_t spare_bytes) {
     }
     uint64_t charged = row->value[CHARGED];
     if (!told) holds = charged + spare_bytes;
-    if (holds > charged && holds - charged > row->value[GROWTH]) row->value[GROWTH] = holds - charged;
+    if (holds > charged) note_growth(row, holds - charged);
     row->value[CHARGED] = holds;
     row->value[STATE] += VERSION_STEP;
     cg_lock_give(&process->pool_lock);
@@ -124,33 +134,104 @@ uint64_t cg_pool_growth(CUmemoryPool pool, uint64_t bytes) {
   struct cg_process *process = cg_process();
   cg_lock_take(&process->pool_lock);
   struct cg_row *row = cg_table_find(&process->pools, POOL_KEY(pool));
-  uint64_t step = row && row->value[GROWTH] ? row->value[GROWTH] : FIRST_GROWTH_BYTES;
+  uint64_t step = row && STATE_STEP(row) ? STATE_STEP(row) * CG_GRANULE_BYTES : GROWTH_BYTES;
   cg_lock_give(&process->pool_lock);
-  if (step > FIRST_GROWTH_BYTES) step = FIRST_GROWTH_BYTES; /* it once grew for one large block */
   return cg_granules(bytes) > step ? cg_granules(bytes) : step;
 }
 
-bool cg_pool_has_room(CUmemoryPool pool, uint64_t bytes) {
-  uint64_t holds, used;
-  return read_pool(pool, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &holds) &&
-         read_pool(pool, CU_MEMPOOL_ATTR_USED_MEM_CURRENT, &used) && holds >= used && holds - used >= bytes;
+/* ---- what pools have handed out ---- */
+
+static void change_live(CUmemoryPool pool, uint64_t more, uint64_t less) {
+  struct cg_process *process = cg_process();
+  cg_lock_take(&process->pool_lock);
+  struct cg_row *row = cg_table_find(&process->pools, POOL_KEY(pool));
+  if (row) row->value[LIVE] += more - less;
+  cg_lock_give(&process->pool_lock);
 }
 
-/* An exported pool's memory may stay with those who imported it. */
-void cg_pool_forget(CUmemoryPool pool) {
+void cg_pool_gave(CUmemoryPool pool, CUdeviceptr pointer, uint64_t bytes) {
+  struct cg_block block = {.key = pointer, .bytes = bytes, .context = (CUcontext)pool, .kind = CG_KIND_STOCKED}, stale;
+  if (cg_block_take(CG_KIND_STOCKED, pointer, &stale)) cg_pool_took(&stale, CU_STREAM_LEGACY); /* its context has ended */
+  if (cg_block_add(&block)) change_live(pool, bytes, 0);
+}
+
+void cg_pool_took(const struct cg_block *block, CUstream stream) {
+  struct cg_row row;
+  change_live((CUmemoryPool)block->context, 0, block->bytes);
+  if (DESTROYED((uint64_t)(uintptr_t)block->context) && bury((uint64_t)(uintptr_t)block->context, &row))
+    return_buried(&row, stream);
+}
+
+bool cg_pool_has_room(CUmemoryPool pool, uint64_t bytes) {
   struct cg_process *process = cg_process();
-  struct cg_block export = {0};
+  uint64_t holds = 0;
   cg_lock_take(&process->pool_lock);
-  struct cg_row *row = cg_table_find(&process->pools, POOL_KEY(pool)), was = {0};
+  struct cg_row *row = cg_table_find(&process->pools, POOL_KEY(pool));
+  uint64_t live = row ? row->value[LIVE] : UINT64_MAX;
+  cg_lock_give(&process->pool_lock);
+  return read_pool(pool, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &holds) && holds >= live && holds - live >= bytes;
+}
+
+/* ---- the end of a pool ----
+ *
+ * A destroyed pool lives on until the last block is freed and the stream has come to it. Its handle is
+ * the driver's to use again, so before the call its row and its blocks get a name that no handle has. */
+
+static void rename_pool(uint64_t from, uint64_t to) {
+  struct cg_process *process = cg_process();
+  cg_lock_take(&process->pool_lock);
+  struct cg_row *row = cg_table_find(&process->pools, from), moved;
   if (row) {
-    was = *row;
+    moved = *row;
+    moved.key = to;
     cg_table_remove(&process->pools, row);
+    cg_table_put(&process->pools, &moved);
   }
   cg_lock_give(&process->pool_lock);
-  bool shared = cg_block_take(CG_KIND_POOL, POOL_KEY(pool), &export);
-  if (was.key && STATE_GPU(&was) != CG_UNCHARGED_GPU)
-    cg_exported_return(STATE_GPU(&was), was.value[CHARGED], POOL_KEY(pool), shared);
-  else if (shared) cg_export_leave(export.bytes); /* it was another process's */
+  if (row) cg_blocks_move_context((CUcontext)(uintptr_t)from, (CUcontext)(uintptr_t)to);
+}
+
+uint64_t cg_pool_destroying(CUmemoryPool pool) {
+  struct cg_process *process = cg_process();
+  int gpu = cg_pool_gpu(pool);
+  if (gpu >= 0 && cg_driver()->cuMemPoolTrimTo(pool, 0) == CUDA_SUCCESS) cg_pool_settle(pool, gpu, 0);
+  uint64_t name = ~atomic_fetch_add_explicit(&process->pools_destroyed, 1, memory_order_relaxed);
+  rename_pool(POOL_KEY(pool), name);
+  return name;
+}
+
+/* Removes the row of a pool that has been destroyed when nothing of it is handed out any more. */
+static bool bury(uint64_t name, struct cg_row *buried) {
+  struct cg_process *process = cg_process();
+  cg_lock_take(&process->pool_lock);
+  struct cg_row *row = cg_table_find(&process->pools, name);
+  bool over = row && !row->value[LIVE];
+  if (row) *buried = *row;
+  if (over) cg_table_remove(&process->pools, row);
+  cg_lock_give(&process->pool_lock);
+  return over;
+}
+
+/* What is still held then are blocks whose frees no stream has come to. */
+static void return_buried(const struct cg_row *buried, CUstream stream) {
+  if (STATE_GPU(buried) == CG_UNCHARGED_GPU || !buried->value[CHARGED]) return;
+  struct cg_block rest = {.key = 1, .bytes = buried->value[CHARGED], .kind = CG_KIND_STOCKED, .gpu = (uint8_t)STATE_GPU(buried)};
+  cg_driver()->x_cuCtxGetCurrent(&rest.context);
+  cg_free_deferred(&rest, stream);
+}
+
+void cg_pool_destroyed(CUmemoryPool pool, uint64_t name, CUresult result) {
+  struct cg_block export;
+  struct cg_row row = {0};
+  if (result != CUDA_SUCCESS) {
+    rename_pool(name, POOL_KEY(pool));
+    return;
+  }
+  bool shared = cg_block_take(CG_KIND_POOL, POOL_KEY(pool), &export), over = bury(name, &row);
+  if (!row.key) return;
+  if (shared && STATE_GPU(&row) == CG_UNCHARGED_GPU) cg_export_leave(export.bytes); /* another process's */
+  else if (shared && over) cg_exported_return(STATE_GPU(&row), row.value[CHARGED], POOL_KEY(pool), true);
+  else if (over) return_buried(&row, CU_STREAM_LEGACY);
 }
 
 void cg_pool_shared(CUmemoryPool pool, uint64_t digest) {
@@ -164,7 +245,7 @@ static CUmemoryPool next_pool(int gpu, size_t *cursor) {
   cg_lock_take(&process->pool_lock);
   while (!key && *cursor < process->pools.capacity) {
     const struct cg_row *row = &process->pools.rows[(*cursor)++];
-    if (row->key && STATE_GPU(row) == gpu) key = row->key;
+    if (row->key && !DESTROYED(row->key) && STATE_GPU(row) == gpu) key = row->key;
   }
   cg_lock_give(&process->pool_lock);
   return (CUmemoryPool)(uintptr_t)key;
@@ -183,7 +264,8 @@ void cg_free_deferred(const struct cg_block *block, CUstream stream) {
   if (driver->x_cuEventCreate(&event, CU_EVENT_DISABLE_TIMING) == CUDA_SUCCESS &&
       driver->x_cuEventRecord(event, stream) == CUDA_SUCCESS) {
     waiting.key = (uint64_t)(uintptr_t)event;
-    if (block->bytes < CG_SMALL_BYTES) waiting.bytes = cg_pages_leave(block->key, block->bytes) * CG_GRANULE_BYTES;
+    if (block->kind == CG_KIND_POINTER && block->bytes < CG_SMALL_BYTES)
+      waiting.bytes = cg_pages_leave(block->key, block->bytes) * CG_GRANULE_BYTES;
     if (waiting.bytes && !cg_block_add(&waiting)) cg_return(waiting.gpu, waiting.bytes);
   } else {
     if (event) driver->x_cuEventDestroy_v2(event);

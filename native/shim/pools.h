@@ -25,9 +25,14 @@ int cg_pool_gpu(CUmemoryPool pool);
 bool cg_pool_settle(CUmemoryPool pool, int gpu, uint64_t spare_bytes);
 /* What a pool is likely to grow by when it must grow for a block. */
 uint64_t cg_pool_growth(CUmemoryPool pool, uint64_t bytes);
-/* Whether what the pool holds and does not use would do for a block. */
+/* The pool handed out a block; a call to free it succeeded (block: CG_KIND_STOCKED, already taken). */
+void cg_pool_gave(CUmemoryPool pool, CUdeviceptr pointer, uint64_t bytes);
+void cg_pool_took(const struct cg_block *block, CUstream stream);
+/* Whether what the pool holds would do for a block, once the stream has come to what was freed on it. */
 bool cg_pool_has_room(CUmemoryPool pool, uint64_t bytes);
-void cg_pool_forget(CUmemoryPool pool); /* destroyed */
+/* Before the call that destroys a pool, and after it with what the former returned. */
+uint64_t cg_pool_destroying(CUmemoryPool pool);
+void cg_pool_destroyed(CUmemoryPool pool, uint64_t name, CUresult result);
 /* It was exported, or imported, as the digest. */
 void cg_pool_shared(CUmemoryPool pool, uint64_t digest);
 

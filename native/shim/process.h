@@ -42,6 +42,7 @@ struct cg_process {
 
   _Atomic(bool) stocks; /* there is, or was, something for cg_pools_refresh to look at */
   struct cg_lock pool_lock;
+  _Atomic(uint64_t) pools_destroyed;
   struct cg_table pools;     /* by handle; hooks_pool.c */
   struct cg_graph_memory {
     uint64_t asked_bytes;   /* sum of what instantiated graphs allocate */

@@ -5,12 +5,22 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cuda_process.h"
+
 static pthread_mutex_t graphs_mutex = PTHREAD_MUTEX_INITIALIZER;
 static void *handles;        /* search.h tree of all valid handles by address, guarded by the lock */
 static uint64_t walks;       /* number of the latest walk over a graph */
 
-void graph_lock(void) { pthread_mutex_lock(&graphs_mutex); }
-void graph_unlock(void) { pthread_mutex_unlock(&graphs_mutex); }
+/* A forked child has one thread, and perhaps a lock that one of the parent's held. */
+void graph_lock(void) {
+  if (!sim_forked())
+    pthread_mutex_lock(&graphs_mutex);
+}
+
+void graph_unlock(void) {
+  if (!sim_forked())
+    pthread_mutex_unlock(&graphs_mutex);
+}
 
 /* ---- handles: every object begins with its magic ---- */
 

@@ -272,6 +272,26 @@ CUresult CUDAAPI cuGraphAddNode_v2(CUgraphNode *phGraphNode, CUgraph hGraph, con
   return add_generic(&place, nodeParams);
 }
 
+/* What cuGraphAddNode_v3 and cuGraphNodeSetParams_v2 check more than their elders: a kernel and the
+ * context named with it belong together. */
+static CUresult check_kernel_context(const CUgraphNodeParams *parameters) {
+  if (parameters == NULL || parameters->type != CU_GRAPH_NODE_TYPE_KERNEL)
+    return CUDA_SUCCESS;
+  const struct CUfunc_st *function = parameters->kernel.func;
+  if (function == NULL || parameters->kernel.ctx == NULL || function->magic != SIM_MAGIC_FUNCTION)
+    return CUDA_SUCCESS;
+  return function->module->context == parameters->kernel.ctx ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
+}
+
+CUresult CUDAAPI cuGraphAddNode_v3(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
+                                   const CUgraphEdgeData *dependencyData, size_t numDependencies,
+                                   CUgraphNodeParams *nodeParams) {
+  CUresult result = check_kernel_context(nodeParams);
+  if (result != CUDA_SUCCESS)
+    return result;
+  return cuGraphAddNode_v2(phGraphNode, hGraph, dependencies, dependencyData, numDependencies, nodeParams);
+}
+
 CUresult CUDAAPI cuGraphAddNode(CUgraphNode *phGraphNode, CUgraph hGraph, const CUgraphNode *dependencies,
                                 size_t numDependencies, CUgraphNodeParams *nodeParams) {
   const struct place place = {phGraphNode, hGraph, dependencies, NULL, numDependencies};
@@ -357,4 +377,9 @@ CUresult CUDAAPI cuGraphNodeSetParams(CUgraphNode hNode, CUgraphNodeParams *node
       nodeParams->type == CU_GRAPH_NODE_TYPE_MEM_FREE)
     return CUDA_ERROR_NOT_SUPPORTED;
   return set(hNode, graph_generic_work(nodeParams, &work), &work);
+}
+
+CUresult CUDAAPI cuGraphNodeSetParams_v2(CUgraphNode hNode, CUgraphNodeParams *nodeParams) {
+  CUresult result = check_kernel_context(nodeParams);
+  return result == CUDA_SUCCESS ? cuGraphNodeSetParams(hNode, nodeParams) : result;
 }

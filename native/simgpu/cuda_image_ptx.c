@@ -238,12 +238,20 @@ static CUresult read_entry(struct reader *r, struct sim_image *image) {
 
 /* ---- the whole ---- */
 
+/* Leading decimal digits of the token from `at` on; 0 without any. */
+static unsigned digits(const struct reader *r, size_t at) {
+  unsigned value = 0;
+  for (; at < r->token.length && isdigit((unsigned char)r->token.start[at]) && value < 100000; at++)
+    value = value * 10 + (unsigned)(r->token.start[at] - '0');
+  return value;
+}
+
 /* PTX ISA 7.x came with CUDA 11.x, 8.x with 12.x, 9.x with 13.x; a driver takes its own and older. */
 static CUresult read_version(struct reader *r, struct sim_image *image) {
   if (!next(r))
     return CUDA_ERROR_INVALID_PTX;
   const char *dot = memchr(r->token.start, '.', r->token.length);
-  unsigned major = (unsigned)atoi(r->token.start), minor = dot ? (unsigned)atoi(dot + 1) : 0;
+  unsigned major = digits(r, 0), minor = dot ? digits(r, (size_t)(dot - r->token.start) + 1) : 0;
   int cuda = sim_cuda_version();
   image->ptx_version = major * 10 + minor;
   unsigned newest = (unsigned)(cuda / 1000 - 4) * 10 + (unsigned)(cuda % 1000 / 10);
@@ -253,7 +261,7 @@ static CUresult read_version(struct reader *r, struct sim_image *image) {
 static CUresult read_target(struct reader *r, int card) {
   if (!next(r) || r->token.length < 5 || memcmp(r->token.start, "sm_", 3))
     return CUDA_ERROR_INVALID_PTX;
-  unsigned target = (unsigned)atoi(r->token.start + 3);
+  unsigned target = digits(r, 3);
   if (card < 0)
     return CUDA_SUCCESS;
   const struct sg_card_info *info = sg_card(card);

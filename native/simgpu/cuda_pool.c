@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "cuda_pool.h"
+#include "cuda_process.h"
 #include "cuda_share.h"
 
 static pthread_mutex_t pools_mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -11,8 +12,16 @@ static CUmemoryPool pools;                        /* all that are alive or not y
 static CUmemoryPool default_pools[SG_MAX_CARDS];  /* made at first need */
 static CUmemoryPool current_pools[SG_MAX_CARDS];  /* NULL: the default pool */
 
-void pool_lock(void) { pthread_mutex_lock(&pools_mutex); }
-void pool_unlock(void) { pthread_mutex_unlock(&pools_mutex); }
+/* A forked child has one thread, and perhaps a lock that one of the parent's held. */
+void pool_lock(void) {
+  if (!sim_forked())
+    pthread_mutex_lock(&pools_mutex);
+}
+
+void pool_unlock(void) {
+  if (!sim_forked())
+    pthread_mutex_unlock(&pools_mutex);
+}
 
 void pool_each(void (*visit)(CUmemoryPool pool, void *argument), void *argument) {
   for (CUmemoryPool each = pools, next; each; each = next) {

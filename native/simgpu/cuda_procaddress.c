@@ -9,7 +9,9 @@
 
 #include "cuda_process.h"
 
-/* The interoperability functions, which cuda.h does not declare. */
+/* What cuda.h does not declare: the profiler's switch, and the interoperability functions. */
+extern __attribute__((visibility("default"))) CUresult cuProfilerStart(void);
+extern __attribute__((visibility("default"))) CUresult cuProfilerStop(void);
 #define SG_UNSUPPORTED(name)
 #define SG_UNSUPPORTED_INTEROP(name) extern __attribute__((visibility("default"))) CUresult name(void);
 #include "cuda_unsupported.inc"

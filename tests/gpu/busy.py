@@ -76,7 +76,9 @@ def divide(kernels: list[Intervals], warm_up_ns: int) -> Division:
     begin = max(rows[0][0] for rows in kernels) + warm_up_ns
     end = min(rows[-1][1] for rows in kernels)
     assert begin < end, "they did not compete"
-    clipped = [[(max(low, begin), min(high, end)) for low, high in rows if low < end and high > begin] for rows in kernels]
+    clipped = [
+        [(max(low, begin), min(high, end)) for low, high in rows if low < end and high > begin] for rows in kernels
+    ]
     used = [sum(high - low for low, high in rows) for rows in clipped]
     return Division([100 * one / sum(used) for one in used], 100 * _union_ns(clipped) / (end - begin))
 

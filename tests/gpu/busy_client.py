@@ -20,7 +20,7 @@ from cgpu.sim.demo_client import Cuda, told_to_end
 KERNELS: Final = Path(__file__).with_name("kernels.ptx")
 SPIN: Final = Path(demo_client.__file__).with_name("spin.ptx")
 ROOM: Final = 1 << 18  # launches that the log holds
-BATCH: Final = 4  # kernels between two events, and in a graph
+BATCH_NS: Final = 20_000_000  # of work between two events, and in a graph: this process may be scheduled late
 THREAD_LOCAL: Final = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
 
 
@@ -52,12 +52,13 @@ class Work:
         cuda.call("cuModuleLoadData", ctypes.byref(module), source.read_bytes() + b"\0")
         cuda.call("cuModuleGetFunction", ctypes.byref(self.function), module, kernel.encode())
         cuda.call("cuStreamCreate", ctypes.byref(self.stream), 1)
+        self.batch = max(1, BATCH_NS // kernel_ns)
         self.values = (ctypes.c_uint64(kernel_ns), log.address)
         self.parameters = (ctypes.c_void_p * 2)(*map(ctypes.addressof, self.values))
         self.graph = self._capture() if as_graph else None
 
     def _launch(self) -> None:
-        for _ in range(BATCH):
+        for _ in range(self.batch):
             shape = (1, 1, 1, 1, 1, 1, 0)
             self.cuda.call("cuLaunchKernel", self.function, *shape, self.stream, self.parameters, None)
 

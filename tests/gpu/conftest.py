@@ -35,7 +35,9 @@ SECONDS = 20.0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--on-simulated", action="store_true", help="tests/gpu on a simulated card instead of the real one")
+    parser.addoption(
+        "--on-simulated", action="store_true", help="tests/gpu on a simulated card instead of the real one"
+    )
 
 
 @dataclass
@@ -93,17 +95,15 @@ class Card:
     def held_bytes(self, pid: int) -> int:
         """The truth: what the card holds for a process, context included; 0 when it holds nothing."""
         if self.machine:
-            rows = self.machine.status().cards[0].processes
-            return sum(row.memory_bytes for row in rows if row.pid == pid)
+            return sum(row.memory_bytes for row in self.machine.status().cards[0].processes if row.pid == pid)
         node = NvmlNode()
         try:
-            rows = {row.pid: row.memory_bytes for row in node.processes(node.gpus()[0])}
+            held = [row.memory_bytes for row in node.processes(node.gpus()[0]) if row.host_pid == pid]
         finally:
             node.close()
-        held = rows.get(pid, 0)
-        if held is None:
+        if None in held:
             pytest.skip("this driver does not say how much memory a process holds")
-        return held
+        return sum(size or 0 for size in held)
 
     def close(self) -> None:
         """End the tenants, and wait for the agent to end with the last of them."""

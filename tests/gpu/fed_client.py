@@ -1,6 +1,6 @@
 """A persistent kernel that waits for words which later copies bring: it ends only if they pass the gate.
 
-    python fed_client.py ROUNDS      prints "done"
+python fed_client.py ROUNDS      prints "done"
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def test_every_way_to_allocate_is_charged_and_returned(card: Card, settled: Sett
     assert client.do(row.free) == 0
     if row.keeps:
         client.do(row.keeps)
-    assert card.share("ways")["used_bytes"] == before
+    assert settled("ways", client) == before
 
 
 @pytest.mark.parametrize("name", ALLOCATING)

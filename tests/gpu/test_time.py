@@ -51,5 +51,8 @@ def test_a_persistent_kernel_that_copies_feed_ends_beside_a_busy_neighbour(card:
 
 
 def test_intervals_are_divided_as_they_overlap():
-    first, second = [(0, 10), (20, 30), (40, 50)], [(8, 18), (30, 40), (48, 60)]
-    assert divide([first, second], 0) == Division([100 * 14 / 26, 100 * 12 / 26], 100 * 24 / 42)
+    first, second = [(0, 10), (20, 30), (40, 50)], [(8, 14), (30, 34), (48, 60)]
+    # Both have work from 8 to 50: 22 and 12 of it, together 30 without what they overlap.
+    assert divide([first, second], 0) == Division([100 * 22 / 34, 100 * 12 / 34], 100 * 30 / 42)
+    with pytest.raises(AssertionError, match="did not compete"):
+        divide([[(0, 10)], [(20, 30)]], 0)

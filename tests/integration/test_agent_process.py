@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import stat
+from ctypes.util import find_library
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,11 @@ def test_ctrl_c_ends_it(node: Node):
     agent.send_signal(signal.SIGINT)
     assert agent.wait(20) == 0
     eventually(lambda: not node.answers())
+
+
+@pytest.mark.skipif(find_library("nvidia-ml") is not None, reason="there is an NVIDIA driver here")
+def test_without_a_driver_the_way_out_is_said(node: Node):
+    environment = {k: v for k, v in node.environment.items() if k not in ("CGPU_SIM_STATE", "LD_LIBRARY_PATH")}
+    result = node.cgpu("run", "--memory", "1GiB", "--", "true", env=environment)
+    assert result.returncode == 5
+    assert "--sim" in result.stderr

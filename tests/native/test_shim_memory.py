@@ -254,6 +254,18 @@ def test_destroyed_pool_is_returned(host: SimulatedHost) -> None:
     assert settled(host, tenant, client) == 0
 
 
+def test_destroyed_pool_with_blocks_in_use_stays_charged(host: SimulatedHost) -> None:
+    tenant = host.tenant("a", QUOTA)
+    client = host.client(tenant)
+    assert client.do("cu.cuMemPoolCreate(R(pool), pool_properties())") == 0
+    assert client.do(f"cu.cuMemAllocFromPoolAsync(R(p), Q({300 * MIB}), pool, None)") == 0
+    assert client.do("cu.cuMemPoolDestroy(pool)") == 0
+    assert settled(host, tenant, client) == 300 * MIB
+    assert client.alloc(200 * MIB, "q") == OUT_OF_MEMORY
+    assert client.do("[cu.cuMemFreeAsync(p, None), cu.cuCtxSynchronize()]") == [0, 0]
+    assert settled(host, tenant, client) == 0
+
+
 # ---- graphs ----
 
 GRAPH = "cu.cuGraphCreate(R(graph), 0); parameters = alloc_node({size}); r = cu.cuGraphAddMemAllocNode(R(node), graph, None, Q(0), parameters)"

@@ -67,16 +67,19 @@ def test_random_damage_to_a_good_file(
     shutil.rmtree(copy)
 
 
+@settings(deadline=None)
 @given(used=st.integers(0, 2**36 - 1), slot=st.integers(0, 1023), seq=st.integers(0, 2**18 - 1))
 def test_account_words_survive_packing(used: int, slot: int, seq: int):
     assert Account.unpack(Account(used, slot, seq).pack()) == (used, slot, seq)
 
 
+@settings(deadline=None)
 @given(delta=st.integers(-(2**36), 2**36 - 1), seq=st.integers(0, 2**27 - 1))
 def test_intents_are_signed(delta: int, seq: int):
     assert Charge.unpack_intent(Charge(delta, seq).pack()) == (delta, seq)
 
 
+@settings(deadline=None)
 @given(
     units=st.integers(0, 2**36 - 1), delta=st.integers(-1000, 1000), seq=st.integers(0, 2**27 - 1), named=st.booleans()
 )

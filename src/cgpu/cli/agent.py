@@ -7,7 +7,6 @@ import json
 import logging
 import os
 
-from cgpu.agent.main import run_agent
 from cgpu.cli.parsers import Subparsers, add_verb
 from cgpu.cli.private_agent import READY
 from cgpu.errors import CgpuError
@@ -31,6 +30,8 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Run the daemon until it is told to end."""
+    from cgpu.agent.main import run_agent  # the other verbs start faster without the daemon's modules
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if options.private:
         if settings.sim_state is not None:

@@ -18,7 +18,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from cgpu.adapters.nvml import NvmlNode
 from cgpu.cli import render
 from cgpu.cli.client import AgentClient
 from cgpu.cli.demo_picture import Line, Picture
@@ -45,8 +44,8 @@ _WARM_UP_SECONDS: Final = 2.0
 _MEASURE_SECONDS: Final = 12.0
 _WAIT_SECONDS: Final = 20.0
 _FRAME_SECONDS: Final = 0.5
-_TOLERANCE_POINTS: Final = 3.0  # percentage points of the card's time
-_RETURN_SECONDS: Final = 2.0  # 1 s after the card has released the memory, and the looking
+_TOLERANCE_POINTS: Final = 5.0  # percentage points of the card's time; the machine may be busy with other things
+_RETURN_SECONDS: Final = 3.0  # 1 s after the card has released the memory, and the looking on a busy machine
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
@@ -101,6 +100,8 @@ def _stage(stack: ExitStack, profile: str | None, settings: Settings) -> tuple[S
 
 
 def _has_driver() -> bool:
+    from cgpu.adapters.nvml import NvmlNode  # the other verbs start faster without NVML
+
     try:
         node = NvmlNode()
     except DriverError:

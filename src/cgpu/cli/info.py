@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 from cgpu import __version__
-from cgpu.adapters.nvml import NvmlNode
 from cgpu.cli import render
 from cgpu.cli.client import AgentClient
 from cgpu.cli.parsers import Subparsers, add_json, add_verb
@@ -36,6 +35,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _info(settings: Settings) -> dict[str, Any]:
+    from cgpu.adapters.nvml import NvmlNode  # the other verbs start faster without NVML
+
     info: dict[str, Any] = {"version": __version__, "simulated": settings.sim_state is not None}
     client = AgentClient.of(settings)
     info["agent_socket"] = str(client.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -74,8 +75,10 @@ def _become_agent(log: Path, ready: int) -> NoReturn:
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         for source, target in ((null, 0), (null, 1), (output, 2)):
             os.dup2(source, target)
-        os.closerange(3, ready)
-        os.closerange(ready + 1, os.sysconf("SC_OPEN_MAX"))
+        for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
+            if descriptor not in (0, 1, 2, ready):
+                with contextlib.suppress(OSError):  # the one that listed them is closed already
+                    os.close(descriptor)
         os.set_inheritable(ready, True)
         environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
         arguments = [sys.executable, "-m", "cgpu", "agent", "--private", "--ready-fd", str(ready)]

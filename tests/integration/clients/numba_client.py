@@ -12,16 +12,16 @@ from numba import cuda
 KIB = 1 << 10
 
 
-@cuda.jit
+@cuda.jit  # type: ignore[untyped-decorator]
 def add_one(values: Any) -> None:
-    index = cuda.grid(1)
+    index = cuda.grid(1)  # type: ignore[attr-defined]
     if index < values.size:
         values[index] += 1
 
 
 def main() -> None:
     over_bytes, within_bytes = map(int, sys.argv[1:])
-    total = cuda.current_context().get_memory_info().total
+    total = cuda.current_context().get_memory_info().total  # type: ignore[no-untyped-call]
     error = None
     try:
         cuda.device_array(over_bytes, np.uint8)
@@ -31,7 +31,7 @@ def main() -> None:
     values = np.arange(KIB, dtype=np.int32)
     on_device = cuda.to_device(values)
     add_one[KIB // 256, 256](on_device)
-    cuda.synchronize()
+    cuda.synchronize()  # type: ignore[no-untyped-call]
     told = {
         "total_bytes": [total],
         "error": error,

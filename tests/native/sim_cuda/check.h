@@ -36,7 +36,8 @@
   X(linear_copies) X(boxes) X(batches) X(fills) X(large_zeros) X(staging) \
   X(stream_order) X(legacy_stream) X(thread_stream) X(events) X(event_life) X(context_events) \
   X(host_functions) X(callbacks_block_no_copy) X(persistent_kernel) X(collective) X(end_with_work) X(stream_end) \
-  X(test_modules) X(ptx) X(bad_ptx) X(links) X(libraries) X(launch_rules) X(old_launches) \
+  X(test_modules) X(ptx) X(bad_ptx) X(cubin) X(fatbin) X(foreign_bytes) X(links) X(libraries) \
+  X(launch_rules) X(old_launches) \
   X(forked_child) X(lost_card) X(xid) X(card_out_of_memory) X(many_threads) \
   X(pool_threads) X(pool_end) X(graph_threads) X(graph_end) X(capture_threads) X(mapping_threads)
 
