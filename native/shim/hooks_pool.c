@@ -2,9 +2,9 @@
  *
  * A pool is charged what it holds (CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT). Before an allocation the
  * pool's likely growth is reserved, and settled after it. When that is refused, although everything
- * in stock has been given back, the pool may still have room, freed on the stream and not yet
- * reached: then the allocation is tried, and undone if the pool grew all the same and the quota is
- * exceeded. For the time of that one call the card may hold that much more.
+ * in stock has been given back, the pool may still keep what was freed on a stream that has not come
+ * to it. Whether it would use that for the new block is its own affair, so the stream is waited for,
+ * and the reserve tried again: a wait at the edge of the quota, instead of a card that holds too much.
  *
  * Allocations on a stream that is being captured become nodes of a graph; see hooks_graph.c.
  */
@@ -15,7 +15,6 @@
 struct allocation {
   CUmemoryPool pool;
   int gpu;
-  bool reserved;
   uint64_t bytes, spare_bytes;
 };
 
@@ -39,30 +38,16 @@ static bool begin(struct allocation *allocation, CUmemoryPool pool, uint64_t byt
   if (allocation->gpu < 0) return true;
   allocation->pool = pool;
   allocation->spare_bytes = bytes ? cg_pool_growth(pool, bytes) : 0;
-  allocation->reserved = cg_try_reserve(allocation->gpu, allocation->spare_bytes) == CG_GRANTED;
-  if (allocation->reserved) return true;
-  if (cg_pool_has_room(pool, bytes)) {
-    allocation->spare_bytes = 0;
-    return true;
-  }
-  /* The stream may just have come to what was freed, and the pool given it back. */
-  cg_pools_refresh(allocation->gpu);
-  allocation->reserved = cg_reserve(allocation->gpu, allocation->spare_bytes) == CG_GRANTED;
-  return allocation->reserved;
+  if (cg_try_reserve(allocation->gpu, allocation->spare_bytes) == CG_GRANTED) return true;
+  if (cg_pool_keeps(pool)) cg_stream_wait(stream);
+  return cg_reserve(allocation->gpu, allocation->spare_bytes) == CG_GRANTED;
 }
 
-static CUresult finish(const struct allocation *allocation, CUresult result, CUdeviceptr pointer, CUstream stream) {
-  const struct cg_driver *driver = cg_driver();
+static CUresult finish(const struct allocation *allocation, CUresult result, CUdeviceptr pointer) {
   if (!allocation->pool) return result;
-  bool fits = cg_pool_settle(allocation->pool, allocation->gpu, allocation->spare_bytes);
-  if (result == CUDA_SUCCESS && (fits || allocation->reserved))
-    cg_pool_gave(allocation->pool, pointer, allocation->bytes);
-  if (result != CUDA_SUCCESS || fits || allocation->reserved) return result;
-  driver->cuMemFreeAsync(pointer, stream);
-  driver->cuMemPoolTrimTo(allocation->pool, 0);
-  cg_pool_settle(allocation->pool, allocation->gpu, 0);
-  cg_note_oom(allocation->gpu);
-  return CUDA_ERROR_OUT_OF_MEMORY;
+  if (result == CUDA_SUCCESS) cg_pool_gave(allocation->pool, pointer, allocation->bytes);
+  cg_pool_settle(allocation->pool, allocation->gpu, allocation->spare_bytes);
+  return result;
 }
 
 CG_EXPORT CUresult cuMemAllocAsync(CUdeviceptr *dptr, size_t bytesize, CUstream hStream) {
@@ -70,7 +55,7 @@ CG_EXPORT CUresult cuMemAllocAsync(CUdeviceptr *dptr, size_t bytesize, CUstream 
   struct allocation allocation;
   if (!begin(&allocation, NULL, bytesize, CG_NULL(hStream))) return CUDA_ERROR_OUT_OF_MEMORY;
   CUresult result = driver->cuMemAllocAsync(dptr, bytesize, hStream);
-  return finish(&allocation, result, result == CUDA_SUCCESS ? *dptr : 0, CG_NULL(hStream));
+  return finish(&allocation, result, result == CUDA_SUCCESS ? *dptr : 0);
 }
 
 CG_EXPORT CUresult cuMemAllocAsync_ptsz(CUdeviceptr *dptr, size_t bytesize, CUstream hStream) {
@@ -78,7 +63,7 @@ CG_EXPORT CUresult cuMemAllocAsync_ptsz(CUdeviceptr *dptr, size_t bytesize, CUst
   struct allocation allocation;
   if (!begin(&allocation, NULL, bytesize, CG_PTSZ(hStream))) return CUDA_ERROR_OUT_OF_MEMORY;
   CUresult result = driver->cuMemAllocAsync_ptsz(dptr, bytesize, hStream);
-  return finish(&allocation, result, result == CUDA_SUCCESS ? *dptr : 0, CG_PTSZ(hStream));
+  return finish(&allocation, result, result == CUDA_SUCCESS ? *dptr : 0);
 }
 
 CG_EXPORT CUresult cuMemAllocFromPoolAsync(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool, CUstream hStream) {
@@ -86,7 +71,7 @@ CG_EXPORT CUresult cuMemAllocFromPoolAsync(CUdeviceptr *dptr, size_t bytesize, C
   struct allocation allocation;
   if (pool && !begin(&allocation, pool, bytesize, CG_NULL(hStream))) return CUDA_ERROR_OUT_OF_MEMORY;
   CUresult result = driver->cuMemAllocFromPoolAsync(dptr, bytesize, pool, hStream);
-  return pool ? finish(&allocation, result, result == CUDA_SUCCESS ? *dptr : 0, CG_NULL(hStream)) : result;
+  return pool ? finish(&allocation, result, result == CUDA_SUCCESS ? *dptr : 0) : result;
 }
 
 CG_EXPORT CUresult cuMemAllocFromPoolAsync_ptsz(CUdeviceptr *dptr, size_t bytesize, CUmemoryPool pool,
@@ -95,7 +80,7 @@ CG_EXPORT CUresult cuMemAllocFromPoolAsync_ptsz(CUdeviceptr *dptr, size_t bytesi
   struct allocation allocation;
   if (pool && !begin(&allocation, pool, bytesize, CG_PTSZ(hStream))) return CUDA_ERROR_OUT_OF_MEMORY;
   CUresult result = driver->cuMemAllocFromPoolAsync_ptsz(dptr, bytesize, pool, hStream);
-  return pool ? finish(&allocation, result, result == CUDA_SUCCESS ? *dptr : 0, CG_PTSZ(hStream)) : result;
+  return pool ? finish(&allocation, result, result == CUDA_SUCCESS ? *dptr : 0) : result;
 }
 
 /* A pool's block goes back to its pool, and nothing changes for the card; one of cuMemAlloc is freed

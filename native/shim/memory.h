@@ -39,7 +39,7 @@ void cg_charge_truth(int gpu, uint64_t bytes);
 
 /* From now on this process has something in stock that can be given back before a reserve is refused. */
 void cg_stocks_watch(void);
-/* Gives it back, with no lock held; true: use has become less. (pools.c) */
+/* Gives it back, with no lock held; true: use has become less. (stocks.c) */
 bool cg_stocks_relieve(int gpu);
 
 void cg_note_managed(int gpu, int64_t bytes); /* part of what is charged */
@@ -97,7 +97,7 @@ void cg_block_return(const struct cg_block *block);
     return result_;                                                                  \
   } while (0)
 
-/* ---- pools.c ---- */
+/* ---- stocks.c ---- */
 
 /* Brings the charges of this process's pools on a GPU to what the pools hold now. Cheap without pools. */
 void cg_pools_refresh(int gpu);

@@ -1,4 +1,4 @@
-/* pools.c - what the driver keeps in stock for this process, and how to have some of it back. */
+/* pools.c - memory pools: what each of them holds is what it is charged. */
 #include "pools.h"
 
 #include "process.h"
@@ -17,31 +17,6 @@ enum { CHARGED, LIVE, STATE };
 #define VERSION_STEP 0x10000
 #define POOL_KEY(pool) ((uint64_t)(uintptr_t)(pool))
 #define DESTROYED(key) ((key) >> 63) /* no handle has such a value */
-
-/* ---- streams ---- */
-
-void cg_stream_enter(struct cg_stream_scope *scope, CUstream stream) {
-  const struct cg_driver *driver = cg_driver();
-  CUcontext own = NULL, current = NULL;
-  scope->pushed = NULL;
-  if (!stream || stream == CU_STREAM_LEGACY || stream == CU_STREAM_PER_THREAD || !driver->x_cuStreamGetCtx) return;
-  if (driver->x_cuStreamGetCtx(stream, &own) != CUDA_SUCCESS || driver->x_cuCtxGetCurrent(&current) != CUDA_SUCCESS)
-    return;
-  if (own && own != current && driver->x_cuCtxPushCurrent_v2(own) == CUDA_SUCCESS) scope->pushed = own;
-}
-
-void cg_stream_leave(struct cg_stream_scope *scope) {
-  CUcontext popped;
-  if (scope->pushed) cg_driver()->x_cuCtxPopCurrent_v2(&popped);
-}
-
-/* Asking the legacy stream while another one captures is an error that harms nobody's capture. */
-bool cg_capturing(CUstream stream) {
-  const struct cg_driver *driver = cg_driver();
-  CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
-  return driver->x_cuStreamIsCapturing && driver->x_cuStreamIsCapturing(stream, &status) == CUDA_SUCCESS &&
-         status != CU_STREAM_CAPTURE_STATUS_NONE;
-}
 
 /* ---- pools ---- */
 
@@ -94,7 +69,7 @@ static void note_growth(struct cg_row *row, uint64_t bytes) {
   if (step > STATE_STEP(row)) row->value[STATE] = (row->value[STATE] & ~STEP_MASK) | step << 8;
 }
 
-bool cg_pool_settle(CUmemoryPool pool, int gpu, uint64_t spare_bytes) {
+void cg_pool_settle(CUmemoryPool pool, int gpu, uint64_t spare_bytes) {
   struct cg_process *process = cg_process();
   for (;;) {
     cg_lock_take(&process->pool_lock);
@@ -105,7 +80,7 @@ bool cg_pool_settle(CUmemoryPool pool, int gpu, uint64_t spare_bytes) {
     bool told = row && read_pool(pool, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &holds);
     if (!row) {
       cg_return(gpu, spare_bytes);
-      return true;
+      return;
     }
     cg_lock_take(&process->pool_lock);
     row = cg_table_find(&process->pools, POOL_KEY(pool));
@@ -119,14 +94,9 @@ bool cg_pool_settle(CUmemoryPool pool, int gpu, uint64_t spare_bytes) {
     row->value[CHARGED] = holds;
     row->value[STATE] += VERSION_STEP;
     cg_lock_give(&process->pool_lock);
-    if (holds <= charged + spare_bytes) {
-      cg_return(gpu, charged + spare_bytes - holds);
-      return true;
-    }
-    uint64_t used, quota;
-    cg_charge_truth(gpu, holds - charged - spare_bytes);
-    cg_usage_now(gpu, &used, &quota);
-    return used <= quota;
+    if (holds <= charged + spare_bytes) cg_return(gpu, charged + spare_bytes - holds);
+    else cg_charge_truth(gpu, holds - charged - spare_bytes);
+    return;
   }
 }
 
@@ -137,39 +107,6 @@ uint64_t cg_pool_growth(CUmemoryPool pool, uint64_t bytes) {
   uint64_t step = row && STATE_STEP(row) ? STATE_STEP(row) * CG_GRANULE_BYTES : GROWTH_BYTES;
   cg_lock_give(&process->pool_lock);
   return cg_granules(bytes) > step ? cg_granules(bytes) : step;
-}
-
-/* ---- what pools have handed out ---- */
-
-static void change_live(CUmemoryPool pool, uint64_t more, uint64_t less) {
-  struct cg_process *process = cg_process();
-  cg_lock_take(&process->pool_lock);
-  struct cg_row *row = cg_table_find(&process->pools, POOL_KEY(pool));
-  if (row) row->value[LIVE] += more - less;
-  cg_lock_give(&process->pool_lock);
-}
-
-void cg_pool_gave(CUmemoryPool pool, CUdeviceptr pointer, uint64_t bytes) {
-  struct cg_block block = {.key = pointer, .bytes = bytes, .context = (CUcontext)pool, .kind = CG_KIND_STOCKED}, stale;
-  if (cg_block_take(CG_KIND_STOCKED, pointer, &stale)) cg_pool_took(&stale, CU_STREAM_LEGACY); /* its context has ended */
-  if (cg_block_add(&block)) change_live(pool, bytes, 0);
-}
-
-void cg_pool_took(const struct cg_block *block, CUstream stream) {
-  struct cg_row row;
-  change_live((CUmemoryPool)block->context, 0, block->bytes);
-  if (DESTROYED((uint64_t)(uintptr_t)block->context) && bury((uint64_t)(uintptr_t)block->context, &row))
-    return_buried(&row, stream);
-}
-
-bool cg_pool_has_room(CUmemoryPool pool, uint64_t bytes) {
-  struct cg_process *process = cg_process();
-  uint64_t holds = 0;
-  cg_lock_take(&process->pool_lock);
-  struct cg_row *row = cg_table_find(&process->pools, POOL_KEY(pool));
-  uint64_t live = row ? row->value[LIVE] : UINT64_MAX;
-  cg_lock_give(&process->pool_lock);
-  return read_pool(pool, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &holds) && holds >= live && holds - live >= bytes;
 }
 
 /* ---- the end of a pool ----
@@ -220,6 +157,39 @@ static void return_buried(const struct cg_row *buried, CUstream stream) {
   cg_free_deferred(&rest, stream);
 }
 
+/* ---- what pools have handed out ---- */
+
+static void change_live(CUmemoryPool pool, uint64_t more, uint64_t less) {
+  struct cg_process *process = cg_process();
+  cg_lock_take(&process->pool_lock);
+  struct cg_row *row = cg_table_find(&process->pools, POOL_KEY(pool));
+  if (row) row->value[LIVE] += more - less;
+  cg_lock_give(&process->pool_lock);
+}
+
+void cg_pool_gave(CUmemoryPool pool, CUdeviceptr pointer, uint64_t bytes) {
+  struct cg_block block = {.key = pointer, .bytes = bytes, .context = (CUcontext)pool, .kind = CG_KIND_STOCKED}, stale;
+  if (cg_block_take(CG_KIND_STOCKED, pointer, &stale)) cg_pool_took(&stale, CU_STREAM_LEGACY); /* its context has ended */
+  if (cg_block_add(&block)) change_live(pool, bytes, 0);
+}
+
+void cg_pool_took(const struct cg_block *block, CUstream stream) {
+  struct cg_row row;
+  change_live((CUmemoryPool)block->context, 0, block->bytes);
+  if (DESTROYED((uint64_t)(uintptr_t)block->context) && bury((uint64_t)(uintptr_t)block->context, &row))
+    return_buried(&row, stream);
+}
+
+bool cg_pool_keeps(CUmemoryPool pool) {
+  struct cg_process *process = cg_process();
+  uint64_t holds = 0;
+  cg_lock_take(&process->pool_lock);
+  struct cg_row *row = cg_table_find(&process->pools, POOL_KEY(pool));
+  uint64_t live = row ? row->value[LIVE] : UINT64_MAX;
+  cg_lock_give(&process->pool_lock);
+  return read_pool(pool, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &holds) && holds > live;
+}
+
 void cg_pool_destroyed(CUmemoryPool pool, uint64_t name, CUresult result) {
   struct cg_block export;
   struct cg_row row = {0};
@@ -238,8 +208,7 @@ void cg_pool_shared(CUmemoryPool pool, uint64_t digest) {
   cg_block_add(&(struct cg_block){.key = POOL_KEY(pool), .bytes = digest, .kind = CG_KIND_POOL});
 }
 
-/* The next pool of a GPU after *cursor places of the table; null at its end. */
-static CUmemoryPool next_pool(int gpu, size_t *cursor) {
+CUmemoryPool cg_pool_next(int gpu, size_t *cursor) {
   struct cg_process *process = cg_process();
   uint64_t key = 0;
   cg_lock_take(&process->pool_lock);
@@ -249,86 +218,4 @@ static CUmemoryPool next_pool(int gpu, size_t *cursor) {
   }
   cg_lock_give(&process->pool_lock);
   return (CUmemoryPool)(uintptr_t)key;
-}
-
-/* ---- frees in stream order ---- */
-
-void cg_free_deferred(const struct cg_block *block, CUstream stream) {
-  const struct cg_driver *driver = cg_driver();
-  struct cg_stream_scope scope;
-  CUevent event = NULL;
-  cg_stocks_watch();
-  cg_stream_enter(&scope, stream);
-  struct cg_block waiting = {.context = block->context, .kind = CG_KIND_DEFERRED, .gpu = block->gpu,
-                             .references = block->references, .bytes = block->bytes};
-  if (driver->x_cuEventCreate(&event, CU_EVENT_DISABLE_TIMING) == CUDA_SUCCESS &&
-      driver->x_cuEventRecord(event, stream) == CUDA_SUCCESS) {
-    waiting.key = (uint64_t)(uintptr_t)event;
-    if (block->kind == CG_KIND_POINTER && block->bytes < CG_SMALL_BYTES)
-      waiting.bytes = cg_pages_leave(block->key, block->bytes) * CG_GRANULE_BYTES;
-    if (waiting.bytes && !cg_block_add(&waiting)) cg_return(waiting.gpu, waiting.bytes);
-  } else {
-    if (event) driver->x_cuEventDestroy_v2(event);
-    cg_block_return(block); /* the context has failed; what it held is gone */
-  }
-  cg_stream_leave(&scope);
-}
-
-static bool settle_deferred(int gpu) {
-  const struct cg_driver *driver = cg_driver();
-  struct cg_block waiting;
-  bool any = false;
-  for (size_t cursor = 0; cg_block_next(CG_KIND_DEFERRED, &cursor, &waiting);) {
-    CUevent event = (CUevent)(uintptr_t)waiting.key;
-    if (waiting.gpu != gpu || driver->x_cuEventQuery(event) == CUDA_ERROR_NOT_READY) continue;
-    if (!cg_block_take(CG_KIND_DEFERRED, waiting.key, &waiting)) continue; /* another thread did */
-    driver->x_cuEventDestroy_v2(event);
-    cg_return(gpu, waiting.bytes);
-    any = true;
-  }
-  return any;
-}
-
-/* ---- for everybody ---- */
-
-/* Our own calls must not disturb a capture of the user's, in whichever thread: in relaxed mode no call
- * of this thread is held against it. */
-static CUstreamCaptureMode relax(void) {
-  CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
-  cg_driver()->x_cuThreadExchangeStreamCaptureMode(&mode);
-  return mode;
-}
-static void restore(CUstreamCaptureMode mode) { cg_driver()->x_cuThreadExchangeStreamCaptureMode(&mode); }
-
-void cg_pools_refresh(int gpu) {
-  struct cg_process *process = cg_process();
-  if (gpu < 0 || !atomic_load_explicit(&process->stocks, memory_order_relaxed)) return;
-  CUstreamCaptureMode mode = relax();
-  CUmemoryPool pool;
-  for (size_t cursor = 0; (pool = next_pool(gpu, &cursor));) cg_pool_settle(pool, gpu, 0);
-  cg_graph_settle(gpu, 0);
-  settle_deferred(gpu);
-  cg_exports_settle(gpu);
-  restore(mode);
-}
-
-void cg_stocks_synchronized(void) {
-  if (atomic_load_explicit(&cg_process()->stocks, memory_order_relaxed)) cg_pools_refresh(cg_gpu_current());
-}
-
-/* What the driver keeps for reuse is given back before an allocation is refused. */
-bool cg_stocks_relieve(int gpu) {
-  const struct cg_driver *driver = cg_driver();
-  uint64_t before, after, quota;
-  cg_usage_now(gpu, &before, &quota);
-  CUstreamCaptureMode mode = relax();
-  CUmemoryPool pool;
-  for (size_t cursor = 0; (pool = next_pool(gpu, &cursor));)
-    if (driver->cuMemPoolTrimTo && driver->cuMemPoolTrimTo(pool, 0) == CUDA_SUCCESS) cg_pool_settle(pool, gpu, 0);
-  cg_graph_trim(gpu);
-  settle_deferred(gpu);
-  cg_exports_settle(gpu);
-  restore(mode);
-  cg_usage_now(gpu, &after, &quota);
-  return after < before;
 }

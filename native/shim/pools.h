@@ -16,20 +16,24 @@ void cg_stream_leave(struct cg_stream_scope *scope);
 
 bool cg_capturing(CUstream stream);
 
+/* Waits until the stream has come to what was put into it, or for a second; false: it cannot be known. */
+bool cg_stream_wait(CUstream stream);
+
 /* Takes note of a pool; gpu as in cg_gpu_of_device, or CG_UNCHARGED_GPU. */
 void cg_pool_note(CUmemoryPool pool, int gpu);
 /* The GPU row whose quota a pool is charged to; -1: it is not charged. */
 int cg_pool_gpu(CUmemoryPool pool);
-/* Sets the charge of a pool to what it holds now, `spare_bytes` having been reserved for its growth;
- * false when it grew beyond that, and the quota is exceeded by it. */
-bool cg_pool_settle(CUmemoryPool pool, int gpu, uint64_t spare_bytes);
+/* The next pool of a GPU after *cursor places of the table; null at its end. */
+CUmemoryPool cg_pool_next(int gpu, size_t *cursor);
+/* Sets the charge of a pool to what it holds now, `spare_bytes` having been reserved for its growth. */
+void cg_pool_settle(CUmemoryPool pool, int gpu, uint64_t spare_bytes);
 /* What a pool is likely to grow by when it must grow for a block. */
 uint64_t cg_pool_growth(CUmemoryPool pool, uint64_t bytes);
 /* The pool handed out a block; a call to free it succeeded (block: CG_KIND_STOCKED, already taken). */
 void cg_pool_gave(CUmemoryPool pool, CUdeviceptr pointer, uint64_t bytes);
 void cg_pool_took(const struct cg_block *block, CUstream stream);
-/* Whether what the pool holds would do for a block, once the stream has come to what was freed on it. */
-bool cg_pool_has_room(CUmemoryPool pool, uint64_t bytes);
+/* Whether the pool holds more than it has handed out, perhaps because no stream has come to the frees. */
+bool cg_pool_keeps(CUmemoryPool pool);
 /* Before the call that destroys a pool, and after it with what the former returned. */
 uint64_t cg_pool_destroying(CUmemoryPool pool);
 void cg_pool_destroyed(CUmemoryPool pool, uint64_t name, CUresult result);

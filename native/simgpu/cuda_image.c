@@ -17,6 +17,7 @@
 
 #define TEST_MODULE "cgpu-sim-module 1\n"
 #define JOINED_MAGIC 0x757067634b4e4c7full /* "\177LNKcgpu": what sim_image_join makes */
+#define ELF_MAGIC 0x464c457fu
 #define WRAPPER_MAGIC 0x466243b1u          /* of __cudaFatCudaBinary (fatbinary_section.h) */
 #define FATBIN_MAGIC 0xba55ed50u
 
@@ -179,9 +180,7 @@ static CUresult read_test_module(const char *text, size_t size, struct sim_image
   return CUDA_SUCCESS;
 }
 
-/* ---- formats ---- */
-
-static CUresult read_any(const void *data, size_t size, int card, struct sim_image *image);
+/* ---- formats: containers hold code, joined images hold anything but themselves ---- */
 
 static uint32_t magic_of(const void *data, size_t size) {
   uint32_t magic = 0;
@@ -190,23 +189,44 @@ static uint32_t magic_of(const void *data, size_t size) {
   return magic;
 }
 
-size_t sim_image_extent(const void *data, size_t size) {
-  struct joined joined;
+static size_t fatbin_extent(const void *data, size_t size) {
   struct fatbin fatbin;
+  if (size < sizeof fatbin)
+    return 0;
+  memcpy(&fatbin, data, sizeof fatbin);
+  bool sound = fatbin.header_bytes >= sizeof fatbin && fatbin.header_bytes <= size &&
+               fatbin.bytes <= size - fatbin.header_bytes;
+  return sound ? fatbin.header_bytes + fatbin.bytes : 0;
+}
+
+static size_t joined_extent(const void *data, size_t size) {
+  struct joined joined;
+  if (size < sizeof joined)
+    return 0;
+  memcpy(&joined, data, sizeof joined);
+  return joined.magic == JOINED_MAGIC && joined.bytes >= sizeof joined && joined.bytes <= size ? joined.bytes : 0;
+}
+
+size_t sim_image_extent(const void *data, size_t size) {
   switch (magic_of(data, size)) {
-  case 0x464c457f: /* "\177ELF" */
+  case ELF_MAGIC:
     return sim_elf_extent(data, size);
-  case WRAPPER_MAGIC:
-    return sizeof(struct wrapper);
   case FATBIN_MAGIC:
-    memcpy(&fatbin, data, sizeof fatbin);
-    return fatbin.header_bytes + fatbin.bytes <= size ? fatbin.header_bytes + fatbin.bytes : 0;
+    return fatbin_extent(data, size);
   case (uint32_t)JOINED_MAGIC:
-    memcpy(&joined, data, sizeof joined);
-    return joined.magic == JOINED_MAGIC && joined.bytes <= size ? joined.bytes : 0;
+    return joined_extent(data, size);
   default:
     return size == SIZE_MAX ? strlen(data) : strnlen(data, size);
   }
+}
+
+static CUresult read_code(const void *data, size_t size, int card, struct sim_image *image) {
+  if (magic_of(data, size) == ELF_MAGIC)
+    return sim_image_read_elf(data, size, card, image);
+  size_t length = strnlen(data, size);
+  if (length >= strlen(TEST_MODULE) && !memcmp(data, TEST_MODULE, strlen(TEST_MODULE)))
+    return read_test_module(data, length, image);
+  return memmem(data, length, ".version", 8) ? sim_image_read_ptx(data, length, card, image) : CUDA_ERROR_INVALID_IMAGE;
 }
 
 /* The entry that the card takes: a cubin of its architecture, else PTX. */
@@ -235,7 +255,14 @@ static CUresult read_fatbin(const unsigned char *data, size_t size, int card, st
     return CUDA_ERROR_NO_BINARY_FOR_GPU;
   if (chosen.flags & ENTRY_COMPRESSED) /* not modelled; `fatbinary --compress=false` leaves it out */
     return CUDA_ERROR_NOT_SUPPORTED;
-  return read_any(part, chosen.bytes, card, image);
+  return read_code(part, chosen.bytes, card, image);
+}
+
+static CUresult read_unjoined(const void *data, size_t size, int card, struct sim_image *image) {
+  if (magic_of(data, size) != FATBIN_MAGIC)
+    return read_code(data, size, card, image);
+  size_t extent = fatbin_extent(data, size);
+  return extent ? read_fatbin(data, extent, card, image) : CUDA_ERROR_INVALID_IMAGE;
 }
 
 static CUresult read_joined(const unsigned char *data, size_t size, int card, struct sim_image *image) {
@@ -250,7 +277,7 @@ static CUresult read_joined(const unsigned char *data, size_t size, int card, st
     at += sizeof bytes;
     if (bytes > size - at)
       return CUDA_ERROR_INVALID_IMAGE;
-    CUresult result = read_any(data + at, bytes, card, image);
+    CUresult result = read_unjoined(data + at, bytes, card, image);
     if (result != CUDA_SUCCESS)
       return result;
     at += (bytes + 7) / 8 * 8;
@@ -259,28 +286,23 @@ static CUresult read_joined(const unsigned char *data, size_t size, int card, st
   return CUDA_SUCCESS;
 }
 
-static CUresult read_any(const void *data, size_t size, int card, struct sim_image *image) {
+/* A wrapper in memory points to the fat binary; in a file it would point nowhere. */
+static const void *unwrap(const void *data, size_t size) {
   struct wrapper wrapper;
+  if (size != SIZE_MAX || magic_of(data, size) != WRAPPER_MAGIC)
+    return data;
+  memcpy(&wrapper, data, sizeof wrapper);
+  return wrapper.data;
+}
+
+static CUresult read_any(const void *data, size_t size, int card, struct sim_image *image) {
+  data = unwrap(data, size);
   size_t extent = sim_image_extent(data, size);
   if (!extent)
     return CUDA_ERROR_INVALID_IMAGE;
-  switch (magic_of(data, extent)) {
-  case 0x464c457f:
-    return sim_image_read_elf(data, extent, card, image);
-  case WRAPPER_MAGIC:
-    memcpy(&wrapper, data, sizeof wrapper);
-    extent = magic_of(wrapper.data, SIZE_MAX) == FATBIN_MAGIC ? sim_image_extent(wrapper.data, SIZE_MAX) : 0;
-    return extent ? read_fatbin(wrapper.data, extent, card, image) : CUDA_ERROR_INVALID_IMAGE;
-  case FATBIN_MAGIC:
-    return read_fatbin(data, extent, card, image);
-  case (uint32_t)JOINED_MAGIC:
+  if (magic_of(data, extent) == (uint32_t)JOINED_MAGIC)
     return read_joined(data, extent, card, image);
-  default:
-    break;
-  }
-  if (extent >= strlen(TEST_MODULE) && !memcmp(data, TEST_MODULE, strlen(TEST_MODULE)))
-    return read_test_module(data, extent, image);
-  return memmem(data, extent, ".version", 8) ? sim_image_read_ptx(data, extent, card, image) : CUDA_ERROR_INVALID_IMAGE;
+  return read_unjoined(data, extent, card, image);
 }
 
 CUresult sim_image_read(const void *data, size_t size, int card, struct sim_image **image) {
@@ -319,11 +341,7 @@ void sim_image_release(struct sim_image *image) {
 /* ---- files, copies, and several images as one ---- */
 
 CUresult sim_image_copy(const void *data, void **copy, size_t *size) {
-  struct wrapper wrapper;
-  if (magic_of(data, SIZE_MAX) == WRAPPER_MAGIC) {
-    memcpy(&wrapper, data, sizeof wrapper);
-    data = wrapper.data;
-  }
+  data = unwrap(data, SIZE_MAX);
   *size = sim_image_extent(data, SIZE_MAX);
   if (!*size)
     return CUDA_ERROR_INVALID_IMAGE;

@@ -147,6 +147,18 @@ static void test_stuck_tenant_is_rescued_whatever_it_owes(void) {
   CHECK(waited[1] > waited[0] && waited[2] > waited[1] && waited[3] > waited[2]);
 }
 
+/* The arbiter was not there to end the turn: nobody is charged for that. */
+static void test_skipped_time_is_nobodys(void) {
+  begin(2);
+  hold(0);
+  see(1 * MS, 1, WANTS);
+  cgpu_arbiter_turns_advance(&turns, 2 * QUANTUM);
+  cgpu_arbiter_turns_skip(&turns, 5000 * MS);
+  see(5000 * MS, 0, WANTS);
+  CHECK(state(1) == CGPU_GRANT_OPEN);
+  CHECK(charged(0) == 2 * QUANTUM && charged(1) == 0);
+}
+
 static void test_rival_that_gives_up_lifts_the_deadline(void) {
   begin(2);
   hold(0);
@@ -212,6 +224,7 @@ int main(void) {
   test_holder_that_never_drains_is_passed_over();
   test_debt_gives_the_other_several_turns_without_a_pause();
   test_stuck_tenant_is_rescued_whatever_it_owes();
+  test_skipped_time_is_nobodys();
   test_rival_that_gives_up_lifts_the_deadline();
   test_holder_that_leaves();
   test_native_policy_frees_everybody_and_charges_nobody();

@@ -54,9 +54,11 @@ class Card:
         """What puts ``cgpu`` and its children on this card."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("CGPU_")}
         source = str(Path(cgpu.__file__).parents[1])
+        # On the real card the locks are where everybody's are: another agent of it is an error.
+        simulated = {"CGPU_LOCK_DIR": str(self.folder), **self.machine.environment(inherited)} if self.machine else {}
         return {
             **inherited,
-            **(self.machine.environment(inherited) if self.machine else {}),
+            **simulated,
             "CGPU_RUNTIME_DIR": str(self.folder / "run"),
             "PYTHONPATH": source,
         }
@@ -90,6 +92,8 @@ class Card:
         client = Client(self.start(name, *command, memory=memory, options=options))
         client.start_context()
         client.do(memory_tenant.PRELUDE + "free, total = out(), out()")
+        if self.machine is None and self.held_bytes(client.pid) == 0:
+            pytest.skip("NVML does not list this test's processes: it needs the host's PID namespace")
         return client
 
     def held_bytes(self, pid: int) -> int:

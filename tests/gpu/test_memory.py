@@ -82,6 +82,7 @@ def test_a_killed_process_gives_back_its_charge_within_a_second_of_the_cards_rel
     shell.do(memory_tenant.PRELUDE)
     assert shell.alloc(2 * GIB) == 0
     pid = int(shell.do("__import__('os').getpid()"))
+    assert card.held_bytes(pid) > 2 * GIB
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: card.held_bytes(pid) == 0)
     released = time.monotonic()

@@ -188,6 +188,12 @@ void check_foreign_bytes(void) {
   use_device(0);
   size_t cubin = make_cubin(image, two[0]);
   REQUIRE(read_broken(image, cubin, 4000) > 100);
+  void *joined;
+  size_t joined_bytes;
+  const struct sim_image_part parts[] = {{ptx, sizeof ptx}, {image, cubin}};
+  OK(sim_image_join(parts, 2, &joined, &joined_bytes));
+  REQUIRE(read_broken(joined, joined_bytes, 2000) > 100);
+  free(joined);
   size_t fatbin = make_fatbin(image, two, 2);
   REQUIRE(read_broken(image, fatbin, 2000) > 100);
   REQUIRE(read_broken(ptx, sizeof ptx, 4000) > 100);
