@@ -168,13 +168,25 @@ static void test_copies_feed_a_running_kernel(void) {
   settle();
 }
 
+/* Whether something behind the stream's last marker is in flight. */
+static bool unmarked(CUstream handle) {
+  struct gate_stream *stream = gate_contexts()->streams;
+  while (stream->stream != handle) stream = stream->next;
+  return atomic_load(&stream->submitted) != atomic_load(&stream->marked);
+}
+
 static void test_captured_launches_are_not_gated(void) {
   settle();
   grant(CGPU_GRANT_OPEN, UINT64_MAX, 2);
-  launch(STREAM(5), KERNEL_KEY, 5 * MS); /* its tail gets a marker when the capture begins */
-  launch(CU_STREAM_LEGACY, KERNEL_KEY, MS);
+  do {
+    launch(STREAM(5), KERNEL_KEY, MS); /* its tail gets a marker when the capture begins */
+  } while (!unmarked(STREAM(5)));
+  do {
+    launch(CU_STREAM_LEGACY, KERNEL_KEY, MS); /* this one cannot, and may not be asked for meanwhile */
+  } while (!unmarked(CU_STREAM_LEGACY));
   cg_gate_capture(STREAM(4), true);
   capturing[4] = true;
+  CHECK(!unmarked(STREAM(5)) && unmarked(CU_STREAM_LEGACY));
   grant(CGPU_GRANT_CLOSED, 0, 2);
   for (int i = 0; i < 100; i++) launch(STREAM(4), KERNEL_KEY, MS);
   capturing[6] = true; /* joined through an event, which no hook saw */
@@ -247,9 +259,13 @@ static void test_default_streams_of_threads(void) {
   pthread_t thread;
   settle();
   unsigned queries = stream_queries;
-  for (int i = 0; i < 3; i++) launch(CU_STREAM_PER_THREAD, KERNEL_KEY, MS);
+  for (int i = 0; i < 5; i++) launch(CU_STREAM_PER_THREAD, KERNEL_KEY, 10 * MS);
   CHECK(pthread_create(&thread, NULL, launch_in_default_stream, NULL) == 0);
   pthread_join(thread, NULL);
+  uint64_t end_ns = done_ns[index_of(CU_STREAM_PER_THREAD)];
+  grant(CGPU_GRANT_CLOSED, 0, 2);
+  CHECK(await(CGPU_GATE_BUSY, 0));
+  CHECK(futex_now_ns() >= end_ns);
   settle();
   CHECK(stream_queries == queries); /* handle 2 would be the watcher's own */
 }

@@ -118,6 +118,30 @@ def test_every_way_to_allocate_is_refused_over_the_quota(card: Card, name: str):
     assert card.share("refused")["oom_count"] == 1
 
 
+GRAPH_WITH_MEMORY = """
+def run(size):
+    parameters = alloc_node(size)
+    return next(filter(None, (
+        cu.cuGraphCreate(R(graph), 0),
+        cu.cuGraphAddMemAllocNode(R(node), graph, None, Q(0), parameters),
+        cu.cuGraphInstantiateWithFlags(R(p), graph, Q(0)),
+        cu.cuGraphLaunch(p, None),
+        cu.cuCtxSynchronize(),
+    )), 0)
+"""
+
+
+def test_a_graphs_memory_is_charged_and_refused_over_the_quota(card: Card, settled: Settled):
+    client = card.tenant("graph", "1GiB")
+    client.do(GRAPH_WITH_MEMORY)
+    before = settled("graph", client)
+    assert client.do(f"run({64 * MIB})") == 0
+    charged = card.share("graph")["used_bytes"] - before
+    given = card.held_bytes(client.pid) - before
+    assert 64 * MIB <= given <= charged
+    assert client.do(f"run({GIB})") == OUT_OF_MEMORY
+
+
 def test_managed_memory_is_refused_where_the_tenant_is_to_have_none(card: Card):
     client = card.tenant("strict", "2GiB", options=("--refuse-managed",))
     assert client.do("cu.cuMemAllocManaged(R(p), Q(4096), 1)") == NOT_SUPPORTED

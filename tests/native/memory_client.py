@@ -55,7 +55,13 @@ def out() -> Any:
 
 def main() -> None:
     """Answer orders until there are no more."""
-    names: dict[str, Any] = {"cu": Driver(sys.argv[1]), "out": out, "ctypes": ctypes, "Q": ctypes.c_uint64, "R": ctypes.byref}
+    names: dict[str, Any] = {
+        "cu": Driver(sys.argv[1]),
+        "out": out,
+        "ctypes": ctypes,
+        "Q": ctypes.c_uint64,
+        "R": ctypes.byref,
+    }
     for line in sys.stdin:
         order = json.loads(line)
         try:

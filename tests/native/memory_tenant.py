@@ -18,7 +18,6 @@ from typing import Any, Final
 
 from cgpu.region import layout
 from cgpu.region.reader import RegionReader, Slot
-from native import build
 from tests.native.sim_machine import CONTEXT_BYTES, PROFILE
 
 MIB: Final = 1 << 20
@@ -77,7 +76,11 @@ class Client:
     def start_context(self) -> None:
         """Initialise, and make the primary context of device 0 current."""
         self.do("context = out()")
-        assert self.do("[cu.cuInit(0), cu.cuDevicePrimaryCtxRetain(R(context), 0), cu.cuCtxSetCurrent(context)]") == [0, 0, 0]
+        assert self.do("[cu.cuInit(0), cu.cuDevicePrimaryCtxRetain(R(context), 0), cu.cuCtxSetCurrent(context)]") == [
+            0,
+            0,
+            0,
+        ]
 
     def alloc(self, size_bytes: int, name: str = "p") -> int:
         """cuMemAlloc into a variable of the client; the driver's code."""
@@ -109,7 +112,9 @@ class TenantRegion:
     grants: layout.Grants
 
     @classmethod
-    def create(cls, folder: Path, card_uuid: str, quota_bytes: int, *, context_bytes: int = CONTEXT_BYTES, flags: int = 0) -> TenantRegion:
+    def create(
+        cls, folder: Path, card_uuid: str, quota_bytes: int, *, context_bytes: int = CONTEXT_BYTES, flags: int = 0
+    ) -> TenantRegion:
         folder.mkdir(parents=True)
         (folder / "locks").touch()
         usage = layout.Usage()
@@ -176,7 +181,14 @@ class SimulatedHost:
         size = ctypes.c_size_t
         library.simctl_create.argtypes = (ctypes.c_char_p,) * 3 + (ctypes.c_int, ctypes.c_char_p, size)
         library.simctl_status_json.argtypes = (ctypes.c_char_p, ctypes.c_char_p, size, ctypes.c_char_p, size)
-        library.simctl_fault.argtypes = (ctypes.c_char_p, ctypes.c_int, ctypes.c_int, ctypes.c_uint64, ctypes.c_char_p, size)
+        library.simctl_fault.argtypes = (
+            ctypes.c_char_p,
+            ctypes.c_int,
+            ctypes.c_int,
+            ctypes.c_uint64,
+            ctypes.c_char_p,
+            size,
+        )
         return library
 
     def card(self) -> dict[str, Any]:
@@ -190,7 +202,9 @@ class SimulatedHost:
     def fault(self, kind: int, value: int) -> None:
         """An enum sg_fault on card 0."""
         cause = ctypes.create_string_buffer(1024)
-        assert self._control().simctl_fault(bytes(self.folder / "state"), 0, kind, value, cause, len(cause)) >= 0, cause.value
+        assert self._control().simctl_fault(bytes(self.folder / "state"), 0, kind, value, cause, len(cause)) >= 0, (
+            cause.value
+        )
 
     def held_bytes(self, *clients: Client) -> int:
         """What the card really holds for these processes."""

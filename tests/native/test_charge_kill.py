@@ -39,7 +39,10 @@ def test_killed_process_is_reclaimed_exactly(host: SimulatedHost, native: Path) 
     tenant = host.tenant("a", 2 * CONTEXT_BYTES + 400 * MIB)
     doomed, sibling = host.client(tenant), host.client(tenant)
     assert doomed.alloc(300 * MIB) == 0
-    assert doomed.do("[cu.cuMemAllocAsync(R(p), Q(33554432), None), cu.cuMemAllocManaged(R(p), Q(33554432), 1)]") == [0, 0]
+    assert doomed.do("[cu.cuMemAllocAsync(R(p), Q(33554432), None), cu.cuMemAllocManaged(R(p), Q(33554432), 1)]") == [
+        0,
+        0,
+    ]
     assert reclaim(native, tenant, 0) == -11, "EAGAIN: its owner lives"
     doomed.kill()
     assert released(host, doomed)

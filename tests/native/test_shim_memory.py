@@ -37,9 +37,10 @@ def settled(host: SimulatedHost, tenant: TenantRegion, *clients: Client) -> int:
 def test_without_a_region_nothing_is_touched(host: SimulatedHost) -> None:
     client = host.client(None)
     assert client.alloc(1000 * MIB) == 0
-    assert client.do("[cu.cuMemGetInfo_v2(R(p), R(q)), q.value]") == [0, host.card()["total_bytes"] - host.card()["reserved_bytes"]] or (
-        client.do("q.value") > 10_000 * MIB
-    )
+    assert client.do("[cu.cuMemGetInfo_v2(R(p), R(q)), q.value]") == [
+        0,
+        host.card()["total_bytes"] - host.card()["reserved_bytes"],
+    ] or (client.do("q.value") > 10_000 * MIB)
     assert client.end() == ""
 
 
@@ -230,7 +231,11 @@ def test_free_functions_may_be_crossed(host: SimulatedHost) -> None:
     tenant = host.tenant("a", QUOTA)
     client = host.client(tenant)
     client.do("assert cu.cuDeviceGetDefaultMemPool(R(pool), 0) == 0")
-    assert client.do("[cu.cuMemAllocAsync(R(p), Q(67108864), None), cu.cuCtxSynchronize(), cu.cuMemFree_v2(p)]") == [0, 0, 0]
+    assert client.do("[cu.cuMemAllocAsync(R(p), Q(67108864), None), cu.cuCtxSynchronize(), cu.cuMemFree_v2(p)]") == [
+        0,
+        0,
+        0,
+    ]
     assert client.do("cu.cuMemPoolTrimTo(pool, Q(0))") == 0
     assert settled(host, tenant, client) == 0
     assert client.alloc(64 * MIB) == 0
@@ -247,7 +252,10 @@ def test_destroyed_pool_is_returned(host: SimulatedHost) -> None:
     client = host.client(tenant)
     assert client.do("cu.cuMemPoolCreate(R(pool), pool_properties())") == 0
     assert client.do("cu.cuMemPoolSetAttribute(pool, 4, R(Q(2**64 - 1)))") == 0
-    assert client.do("[cu.cuMemAllocFromPoolAsync(R(p), Q(67108864), pool, None), cu.cuMemFreeAsync(p, None)]") == [0, 0]
+    assert client.do("[cu.cuMemAllocFromPoolAsync(R(p), Q(67108864), pool, None), cu.cuMemFreeAsync(p, None)]") == [
+        0,
+        0,
+    ]
     assert client.do("cu.cuCtxSynchronize()") == 0
     assert settled(host, tenant, client) >= 64 * MIB
     assert client.do("cu.cuMemPoolDestroy(pool)") == 0
@@ -268,11 +276,17 @@ def test_destroyed_pool_with_blocks_in_use_stays_charged(host: SimulatedHost) ->
 
 # ---- graphs ----
 
-GRAPH = "cu.cuGraphCreate(R(graph), 0); parameters = alloc_node({size}); r = cu.cuGraphAddMemAllocNode(R(node), graph, None, Q(0), parameters)"
-NODE = "cu.cuGraphCreate(R(graph), 0); parameters = node_parameters({size}); r = cu.cuGraphAddNode_v2(R(node), graph, None, None, Q(0), parameters)"
+GRAPH = (
+    "cu.cuGraphCreate(R(graph), 0); parameters = alloc_node({size}); "
+    "r = cu.cuGraphAddMemAllocNode(R(node), graph, None, Q(0), parameters)"
+)
+NODE = (
+    "cu.cuGraphCreate(R(graph), 0); parameters = node_parameters({size}); "
+    "r = cu.cuGraphAddNode_v2(R(node), graph, None, None, Q(0), parameters)"
+)
 CAPTURE = (
-    "cu.cuStreamCreate(R(stream), 1); cu.cuStreamBeginCapture_v2(stream, 2); r = cu.cuMemAllocAsync(R(p), Q({size}), stream); "
-    "cu.cuStreamEndCapture(stream, R(graph))"
+    "cu.cuStreamCreate(R(stream), 1); cu.cuStreamBeginCapture_v2(stream, 2); "
+    "r = cu.cuMemAllocAsync(R(p), Q({size}), stream); cu.cuStreamEndCapture(stream, R(graph))"
 )
 
 
@@ -324,7 +338,12 @@ def test_unmapping_several_at_once_and_failed_calls(host: SimulatedHost) -> None
     client.do("va, h = out(), [out() for _ in range(8)]")
     assert client.do(f"cu.cuMemAddressReserve(R(va), Q({16 * MIB}), Q(0), Q(0), Q(0))") == 0
     assert client.do(f"[cu.cuMemCreate(R(x), Q({GRANULE}), pinned(), Q(0)) for x in h].count(0)") == 8
-    assert client.do(f"[cu.cuMemMap(Q(va.value + i * {GRANULE}), Q({GRANULE}), Q(0), h[i], Q(0)) for i in range(8)].count(0)") == 8
+    assert (
+        client.do(
+            f"[cu.cuMemMap(Q(va.value + i * {GRANULE}), Q({GRANULE}), Q(0), h[i], Q(0)) for i in range(8)].count(0)"
+        )
+        == 8
+    )
     assert client.do(f"cu.cuMemMap(va, Q({GRANULE}), Q(0), h[0], Q(0))") != 0
     assert client.do("[cu.cuMemRelease(x) for x in h].count(0)") == 8
     assert settled(host, tenant, client) == 16 * MIB
@@ -425,9 +444,16 @@ def test_unusable_region_refuses_memory_and_names_the_cause_once(host: Simulated
 def test_nothing_is_opened_before_the_first_call(host: SimulatedHost) -> None:
     tenant = host.tenant("a", QUOTA)
     client = host.start(tenant)
-    client.do("import os; files = lambda: [os.readlink(f'/proc/self/fd/{n}') for n in os.listdir('/proc/self/fd') if os.path.exists(f'/proc/self/fd/{n}')]")
+    client.do(
+        "import os\n"
+        "def files():\n"
+        "    folder = '/proc/self/fd'\n"
+        "    return [os.readlink(f'{folder}/{n}') for n in os.listdir(folder) if os.path.exists(f'{folder}/{n}')]"
+    )
     client.do("maps = lambda: open('/proc/self/maps').read()")
-    assert not client.do(f"[name for name in files() if {str(tenant.folder)!r} in name] or {str(tenant.folder)!r} in maps()")
+    assert not client.do(
+        f"[name for name in files() if {str(tenant.folder)!r} in name] or {str(tenant.folder)!r} in maps()"
+    )
     assert client.do("cu.cuInit(0)") == 0
     assert tenant.slots() == []
     client.start_context()
@@ -442,7 +468,8 @@ def test_forked_child_of_a_server_registers_itself(host: SimulatedHost) -> None:
     child = (
         "pid = os.fork()\n"
         "if pid == 0:\n"
-        "    result = cu.cuInit(0) or cu.cuDevicePrimaryCtxRetain(R(p), 0) or cu.cuCtxSetCurrent(p) or cu.cuMemAlloc_v2(R(p), Q(67108864))\n"
+        "    result = cu.cuInit(0) or cu.cuDevicePrimaryCtxRetain(R(p), 0) or cu.cuCtxSetCurrent(p)\n"
+        "    result = result or cu.cuMemAlloc_v2(R(p), Q(67108864))\n"
         "    os._exit(result)\n"
         "status = os.waitpid(pid, 0)[1]"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +12,7 @@ from tests.native.sim_machine import CONTEXT_BYTES
 
 QUOTA = 600 * MIB
 ROUTES = ("dlsym", "default", "proc")
+
 
 @dataclass(frozen=True)
 class Row:

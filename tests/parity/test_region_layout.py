@@ -72,7 +72,13 @@ def test_the_same_constants(dump: dict[str, Layout]) -> None:
 
 
 def test_the_dump_has_every_constant_of_the_header(dump: dict[str, Layout]) -> None:
-    defined = set(re.findall(r"^#define (CGPU_(?!\w*FIELDS|X_|A_|REGION_H|GRANT_STATE|STRUCT|CHECK|DEFINE)\w+) ", HEADER.read_text(), re.M))
+    defined = set(
+        re.findall(
+            r"^#define (CGPU_(?!\w*FIELDS|X_|A_|REGION_H|GRANT_STATE|STRUCT|CHECK|DEFINE)\w+) ",
+            HEADER.read_text(),
+            re.MULTILINE,
+        )
+    )
     assert defined - {"CGPU_X_MEMBER", "CGPU_A_MEMBER"} == set(dump["constants"])
 
 

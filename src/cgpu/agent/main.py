@@ -17,6 +17,7 @@ from typing import Final
 from cgpu.adapters.arbiter import NativeArbiter
 from cgpu.adapters.cgroup import CgroupTree
 from cgpu.adapters.checkpoint import CheckpointStore
+from cgpu.adapters.context_probe import measure_context
 from cgpu.adapters.nvml import NvmlNode
 from cgpu.adapters.process import ProcessTable, ProcessWatch
 from cgpu.agent.api import Api
@@ -24,10 +25,9 @@ from cgpu.agent.locks import GpuLocks
 from cgpu.agent.ports import ArbiterControl, GpuNode
 from cgpu.agent.reconcile import Reconciler
 from cgpu.agent.server import ApiServer
-from cgpu.agent.state import DEFAULT_CONTEXT_BYTES, NodeState
+from cgpu.agent.state import NodeState
 from cgpu.agent.views import Views
 from cgpu.errors import AgentError, StateError
-from cgpu.model.tenant import Gpu
 from cgpu.settings import Settings
 
 _LOG: Final = logging.getLogger(__name__)
@@ -46,7 +46,6 @@ class Agent:
         node: GpuNode,
         *,
         private: bool,
-        first_context_bytes: Callable[[Gpu], int] = lambda _: DEFAULT_CONTEXT_BYTES,
     ) -> None:
         """Take the folder and its lock, and recover. Raises AgentError when another agent has them."""
         self._settings = settings
@@ -72,7 +71,7 @@ class Agent:
                 cgroups=cgroups,
                 processes=processes,
                 locks=locks,
-                first_context_bytes=first_context_bytes,
+                measure_context=lambda gpu: measure_context(gpu, node.processes, settings.sim_state),
             )
             undo.callback(self.state.close)
             arbiter.start()

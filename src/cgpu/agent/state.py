@@ -86,11 +86,16 @@ class NodeState:
         cgroups: Cgroups,
         processes: Processes,
         locks: GpuLocks,
-        first_context_bytes: Callable[[Gpu], int] = lambda _: DEFAULT_CONTEXT_BYTES,
+        measure_context: Callable[[Gpu], int | None] = lambda _: None,
+        unmeasured_context_bytes: int = DEFAULT_CONTEXT_BYTES,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         step: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """``step`` is called between the steps of every operation, for tests of a killed agent."""
+        """``step`` is called between the steps of every operation, for tests of a killed agent.
+
+        ``measure_context`` tells what a bare context takes on a card, or None; it is asked once per
+        card, before the first tenant's region is made.
+        """
         self.lock = threading.RLock()
         self.arbiter = arbiter
         self.processes = processes
@@ -98,7 +103,9 @@ class NodeState:
         self._store = store
         self._cgroups = cgroups
         self._locks = locks
-        self._first_context_bytes = first_context_bytes
+        self._measure_context = measure_context
+        self._unmeasured_context_bytes = unmeasured_context_bytes
+        self._asked: set[str] = set()  # cards whose context size was asked for
         self._step = step
         self._gpus = {gpu.uuid: gpu for gpu in node.gpus()}
         self._surveyor = Surveyor(node, processes, cgroups, clock_ns)
@@ -159,8 +166,7 @@ class NodeState:
 
     def context_bytes(self, gpu: Gpu) -> int:
         """What is charged for a context of the card before NVML has shown what it takes."""
-        estimate = self._document.contexts.get(gpu.uuid)
-        return estimate.bytes if estimate else self._first_context_bytes(gpu)
+        return self.context_estimate(gpu).bytes
 
     def writer(self, tenant_id: str) -> GrantsWriter | None:
         """The tenant's grants; None when its region is damaged."""
@@ -275,7 +281,7 @@ class NodeState:
 
     def context_estimate(self, gpu: Gpu) -> ContextEstimate:
         """The present size for contexts of this card."""
-        return self._document.contexts.get(gpu.uuid) or ContextEstimate(self._first_context_bytes(gpu))
+        return self._document.contexts.get(gpu.uuid) or ContextEstimate(self._unmeasured_context_bytes)
 
     def close_if_empty(self) -> bool:
         """Refuse tenants from now on, if there are none: for an agent that ends with its last tenant."""
@@ -415,10 +421,21 @@ class NodeState:
         self._store.save(encode(document))
         self._document = document
 
+    def _know_context(self, gpu: Gpu) -> None:
+        """Measure a context once, so that a small quota is not refused for a guess."""
+        if gpu.uuid in self._document.contexts or gpu.uuid in self._asked:
+            return
+        self._asked.add(gpu.uuid)
+        measured = self._measure_context(gpu)
+        if measured:
+            self.learn_context(gpu, ContextEstimate(measured, measured=True, launched=False))
+
     def _establish(self, record: Record, owner: Owner) -> None:
         tenant, folder = record.tenant, self.region(record.tenant.id)
         for share in tenant.shares:
-            self._locks.acquire(self._gpus[share.gpu_uuid])
+            gpu = self._gpus[share.gpu_uuid]
+            self._locks.acquire(gpu)
+            self._know_context(gpu)
         if not (folder / GRANTS).exists():
             create_region(folder, tenant, self._rows(tenant), owner, self._step)
         if tenant.id not in self._live:

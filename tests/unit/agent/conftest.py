@@ -40,7 +40,7 @@ class World:
             cgroups=self.host,
             processes=self.host,
             locks=GpuLocks(self.folder / "locks"),
-            first_context_bytes=lambda _: 100 * MIB,
+            unmeasured_context_bytes=100 * MIB,
             clock_ns=lambda: self.now_ns,
             step=step,
         )
