@@ -121,7 +121,7 @@ def build(library: Library, out: Path, toolchain: Toolchain) -> Path | None:
     work.mkdir(parents=True, exist_ok=True)
     command = [*toolchain.command, *LANGUAGE, *toolchain.flags, *WARNINGS, *include_flags(sources)]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(lambda source: _compile(command, source, work), sources))
+        objects = list(pool.map(lambda source: compile_object(command, source, work), sources))
 
     target = out / library.output
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -134,6 +134,7 @@ def build(library: Library, out: Path, toolchain: Toolchain) -> Path | None:
             # Our own uses of functions that we export stay ours, as in NVIDIA's libraries.
             "-Wl,-Bsymbolic", f"-Wl,-soname,{library.soname}", f"-Wl,--version-script={script}",
             "-Wl,-z,relro,-z,now", "-Wl,-z,noexecstack", "-Wl,--build-id=none", "-Wl,-z,defs",
+            "-Wl,-z,nodelete",  # threads of ours may be in it when a program closes it
             *toolchain.link_flags,
             "-ldl", "-lrt", "-lm",
         ])  # fmt: skip
@@ -141,8 +142,11 @@ def build(library: Library, out: Path, toolchain: Toolchain) -> Path | None:
     return target
 
 
-def _compile(command: list[str], source: Path, work: Path) -> Path:
-    """The object of one source, named by the digest of all that it depends on and kept between builds."""
+def compile_object(command: list[str], source: Path, work: Path) -> Path:
+    """The object of one source, named by the digest of all that it depends on and kept between builds.
+
+    What it depends on: itself, the headers beside it, and the contracts in include/.
+    """
     digest = hashlib.sha256("\0".join(command).encode())
     headers = [path for pattern in ("*.h", "*.def", "*.inc") for path in source.parent.glob(pattern)]
     for path in sorted([source, *headers, *(NATIVE / "include").iterdir()]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import os
 import shutil
@@ -17,6 +18,7 @@ ZIG = (sys.executable, "-m", "ziglang", "cc", "-target", f"{os.uname().machine}-
 # zig checks undefined behaviour in every unoptimised build; here that is asked for, not implied.
 ZIG_PLAIN = (*ZIG, "-fno-sanitize=undefined")
 COMPILE_TIMEOUT_S = 120
+LIBRARY_FOLDERS = tuple(build.NATIVE / name for name in ("shim", "arbiter", "simgpu"))
 
 
 def machine_compiler() -> str | None:
@@ -41,14 +43,28 @@ def compile_c(
     if compiler is None:
         own = machine_compiler()
         compiler = (own,) if own else ZIG_PLAIN
+    compiling = [*compiler, *build.LANGUAGE, "-fvisibility=default", "-O1", "-g", *build.WARNINGS, *flags]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        inputs = list(pool.map(lambda source: _object_of(compiling, source), sources))
     command = [
-        *compiler, *build.LANGUAGE, "-fvisibility=default", "-O1", "-g", *build.WARNINGS, *flags,
-        *build.include_flags(list(sources)), *(["-shared"] if shared else []), *map(str, sources), "-o", str(output),
-        *libraries, "-ldl", "-lrt", "-lm",
+        *compiling, *build.include_flags(list(sources)), *(["-shared"] if shared else []), *map(str, inputs),
+        "-o", str(output), *libraries, "-ldl", "-lrt", "-lm",
     ]  # fmt: skip
     result = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
     assert result.returncode == 0, result.stderr
     return output
+
+
+def _object_of(command: Sequence[str], source: Path) -> Path:
+    """A library's source as an object that tests share; a test's own source as it is."""
+    if source.parent not in LIBRARY_FOLDERS:
+        return source
+    work = build.ROOT / "build" / "tests"
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        return build.compile_object([*command, *build.include_flags([source])], source, work)
+    except SystemExit as error:
+        raise AssertionError(str(error)) from error
 
 
 @functools.cache
