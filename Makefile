@@ -17,6 +17,7 @@ demo: $(VENV)/.installed ## tenants share a simulated GPU (or, with a driver, th
 test: $(VENV)/.built tools lint ## lint, then every test that needs no GPU
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not timing and not gpu"
 	$(BIN)/pytest -n 0 -m "timing and not gpu"
+	$(BIN)/pytest -n 0 --on-simulated tests/gpu
 
 test-gpu: $(VENV)/.built ## the tests that need a real NVIDIA GPU
 	$(BIN)/pytest -n 0 -m gpu

@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "charge.h"
@@ -17,7 +18,8 @@
 #define EXPORT __attribute__((visibility("default")))
 
 /* 0: the slot is free now, and its charge returned. -EAGAIN: its owner lives. Otherwise a negative
- * errno value: -EINVAL for a slot out of range or a file that is not of this version. */
+ * errno value: -EINVAL for a slot out of range or a file that is not of this version, -EIO when the file
+ * shrank under the attempt. */
 EXPORT int cgpu_arbiter_reclaim(const char *usage_path, const char *locks_path, unsigned slot);
 
 /* The tenant's processes may write the file: nothing in it is trusted but its size, looked at first. */
@@ -39,9 +41,8 @@ static int map_usage(const char *path, struct cgpu_usage **usage) {
   return -EINVAL;
 }
 
-int cgpu_arbiter_reclaim(const char *usage_path, const char *locks_path, unsigned slot) {
+static int reclaim(const char *usage_path, const char *locks_path, unsigned slot) {
   struct cgpu_usage *usage = NULL;
-  if (slot >= CGPU_MAX_SLOTS) return -EINVAL;
   int result = map_usage(usage_path, &usage);
   if (result) return result;
   int locks = open(locks_path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
@@ -55,4 +56,18 @@ int cgpu_arbiter_reclaim(const char *usage_path, const char *locks_path, unsigne
   if (locks >= 0) close(locks);
   munmap(usage, sizeof *usage);
   return result;
+}
+
+/* In a child process: a tenant that truncates its file while it is mapped gets whoever touches it a
+ * SIGBUS, and that must not be the agent. The child calls nothing but the system. */
+int cgpu_arbiter_reclaim(const char *usage_path, const char *locks_path, unsigned slot) {
+  if (slot >= CGPU_MAX_SLOTS) return -EINVAL;
+  pid_t child = fork();
+  if (child < 0) return -errno;
+  if (child == 0) _exit(-reclaim(usage_path, locks_path, slot));
+  int status;
+  while (waitpid(child, &status, 0) < 0) {
+    if (errno != EINTR) return -errno;
+  }
+  return WIFEXITED(status) ? -WEXITSTATUS(status) : -EIO;
 }

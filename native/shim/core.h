@@ -40,7 +40,7 @@ void cg_say_once(bool *said, const char *format, ...) __attribute__((format(prin
 /* The real functions, one typed pointer per row of hooks.def plus the extra ones that the core
  * itself calls; null where this driver does not export the name. Filled on first use. */
 #define CG_HOOK(since, name, category, params, args) CUresult(*name) params;
-#define CG_SUBMIT(since, name, category, mode, stream, params, args) CUresult(*name) params;
+#define CG_SUBMIT(since, name, category, stream, params, args) CUresult(*name) params;
 struct cg_driver {
 #include "hooks.def"
 #include "driver_extra.def" /* CG_EXTRA rows: cuCtxGetCurrent, cuEventRecord, cuStreamIsCapturing... */

@@ -24,7 +24,7 @@ static const struct row rows[] = {
 /* The rows' parameters are the driver's own, or this does not compile. */
 #define CG_HOOK(since, name, category, params, args) \
   _Static_assert(_Generic(&name, CUresult(*) params: 1, default: 0), #name " differs from cuda.h");
-#define CG_SUBMIT(since, name, category, mode, stream, params, args) CG_HOOK(since, name, category, params, args)
+#define CG_SUBMIT(since, name, category, stream, params, args) CG_HOOK(since, name, category, params, args)
 #include "hooks.def"
 #undef CG_HOOK
 #undef CG_SUBMIT

@@ -131,6 +131,99 @@ CG_EXPORT CUresult cuMemUnmap(CUdeviceptr ptr, size_t size) {
   return result;
 }
 
+/* ---- what is bound to sparse arrays and multicast objects ----
+ *
+ * These hold physical memory past its release and its unmapping, until they end or something else is
+ * bound, which the driver alone can follow. What was ever bound stays charged while its process lives. */
+
+static void unbind(uint64_t handle) {
+  struct cg_process *process = cg_process();
+  struct cg_row gone = {0};
+  cg_lock_take(&process->physical_lock);
+  drop_reference(process, handle, &gone);
+  cg_lock_give(&process->physical_lock);
+  release(&gone);
+}
+
+static CUresult bound(bool known, uint64_t handle, CUresult result) {
+  if (known && result != CUDA_SUCCESS) unbind(handle);
+  return result;
+}
+
+static bool binds(const CUarrayMapInfo *map) {
+  return map->memOperationType == CU_MEM_OPERATION_TYPE_MAP && map->memHandleType == CU_MEM_HANDLE_TYPE_GENERIC;
+}
+
+typedef CUresult map_arrays_function(CUarrayMapInfo *, unsigned int, CUstream);
+
+static CUresult map_arrays(map_arrays_function *real, CUarrayMapInfo *maps, unsigned count, CUstream stream) {
+  for (unsigned i = 0; maps && i < count; i++) {
+    if (binds(&maps[i])) add_reference(maps[i].memHandle.memHandle);
+  }
+  CUresult result = real(maps, count, stream);
+  for (unsigned i = 0; maps && i < count && result != CUDA_SUCCESS; i++) {
+    if (binds(&maps[i])) unbind(maps[i].memHandle.memHandle);
+  }
+  return result;
+}
+
+CG_EXPORT CUresult cuMemMapArrayAsync(CUarrayMapInfo *mapInfoList, unsigned int count, CUstream hStream) {
+  CG_DRIVER(cuMemMapArrayAsync);
+  return map_arrays(driver->cuMemMapArrayAsync, mapInfoList, count, hStream);
+}
+
+CG_EXPORT CUresult cuMemMapArrayAsync_ptsz(CUarrayMapInfo *mapInfoList, unsigned int count, CUstream hStream) {
+  CG_DRIVER(cuMemMapArrayAsync_ptsz);
+  return map_arrays(driver->cuMemMapArrayAsync_ptsz, mapInfoList, count, hStream);
+}
+
+CG_EXPORT CUresult cuMulticastBindMem(CUmemGenericAllocationHandle mcHandle, size_t mcOffset,
+                                      CUmemGenericAllocationHandle memHandle, size_t memOffset, size_t size,
+                                      unsigned long long flags) {
+  CG_DRIVER(cuMulticastBindMem);
+  bool known = add_reference(memHandle);
+  return bound(known, memHandle, driver->cuMulticastBindMem(mcHandle, mcOffset, memHandle, memOffset, size, flags));
+}
+
+CG_EXPORT CUresult cuMulticastBindMem_v2(CUmemGenericAllocationHandle mcHandle, CUdevice dev, size_t mcOffset,
+                                         CUmemGenericAllocationHandle memHandle, size_t memOffset, size_t size,
+                                         unsigned long long flags) {
+  CG_DRIVER(cuMulticastBindMem_v2);
+  bool known = add_reference(memHandle);
+  return bound(known, memHandle,
+               driver->cuMulticastBindMem_v2(mcHandle, dev, mcOffset, memHandle, memOffset, size, flags));
+}
+
+/* The handle that is mapped at an address, 0 if none of ours is. Looks at every mapping: binding by
+ * address is done a few times in a program's life. */
+static uint64_t handle_at(CUdeviceptr address) {
+  struct cg_process *process = cg_process();
+  uint64_t handle = 0;
+  cg_lock_take(&process->physical_lock);
+  for (size_t i = 0; i < process->mappings.capacity && !handle; i++) {
+    const struct cg_row *mapping = &process->mappings.rows[i];
+    if (mapping->key && address - mapping->key < mapping->value[SIZE]) handle = mapping->value[HANDLE];
+  }
+  cg_lock_give(&process->physical_lock);
+  return handle;
+}
+
+CG_EXPORT CUresult cuMulticastBindAddr(CUmemGenericAllocationHandle mcHandle, size_t mcOffset, CUdeviceptr memptr,
+                                       size_t size, unsigned long long flags) {
+  CG_DRIVER(cuMulticastBindAddr);
+  uint64_t handle = handle_at(memptr);
+  bool known = handle && add_reference(handle);
+  return bound(known, handle, driver->cuMulticastBindAddr(mcHandle, mcOffset, memptr, size, flags));
+}
+
+CG_EXPORT CUresult cuMulticastBindAddr_v2(CUmemGenericAllocationHandle mcHandle, CUdevice dev, size_t mcOffset,
+                                          CUdeviceptr memptr, size_t size, unsigned long long flags) {
+  CG_DRIVER(cuMulticastBindAddr_v2);
+  uint64_t handle = handle_at(memptr);
+  bool known = handle && add_reference(handle);
+  return bound(known, handle, driver->cuMulticastBindAddr_v2(mcHandle, dev, mcOffset, memptr, size, flags));
+}
+
 CG_EXPORT CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle *handle, void *addr) {
   CG_DRIVER(cuMemRetainAllocationHandle);
   CUresult result = driver->cuMemRetainAllocationHandle(handle, addr);

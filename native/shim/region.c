@@ -1,8 +1,9 @@
 /* region.c - the tenant's files: where they are, whether they can be used, which device is whose.
  *
- * The folder is named by CGPU_REGION, which is read once, before the first mapping, or is the place
- * where containers have it mounted. Naming a folder makes the process a tenant: if its files cannot
- * be used, allocations are refused. Without the variable and without the folder there is no tenant.
+ * The folder is the place where containers have it mounted or, where there is none, the one that
+ * CGPU_REGION names: a container cannot choose another for itself. The variable is read once, before
+ * the first mapping. Naming a folder makes the process a tenant: if its files cannot be used,
+ * allocations are refused. Without the variable and without the folder there is no tenant.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -98,9 +99,9 @@ _Static_assert(offsetof(struct cgpu_grants_header, major) == offsetof(struct cgp
 
 /* The tenant's folder as an absolute path, or null when this process is no tenant. */
 static const char *find_folder(char *buffer, size_t size) {
+  if (access(MOUNTED, F_OK) == 0) return MOUNTED;
   const char *named = getenv("CGPU_REGION");
-  if (!named) return access(MOUNTED, F_OK) == 0 ? MOUNTED : NULL;
-  if (named[0] == '/' || !getcwd(buffer, size)) return named;
+  if (!named || named[0] == '/' || !getcwd(buffer, size)) return named;
   size_t length = strlen(buffer);
   snprintf(buffer + length, size - length, "/%s", named);
   return buffer;

@@ -25,7 +25,7 @@ enum { MEMOP_CLASS = 1, STREAM_MEMOP_CLASS };
  * not start without us; one that got here all the same learns it from the code that cuda.h gives to
  * names of driver functions that do not exist. */
 #define CG_HOOK(...)
-#define CG_SUBMIT(since, name, category, mode, stream, params, args) \
+#define CG_SUBMIT(since, name, category, stream, params, args) \
   CG_EXPORT CUresult name params {                                   \
     const struct cg_driver *driver = cg_driver();                    \
     if (!driver || !driver->name) return CUDA_ERROR_NOT_FOUND;       \

@@ -43,7 +43,7 @@ PROTOTYPES = """
 #include <cuda.h>
 #define CG_HOOK(since, name, category, params, args) \\
   _Static_assert(_Generic(&name, CUresult(*) params: 1, default: 0), "prototype of " #name);
-#define CG_SUBMIT(since, name, category, mode, stream, params, args) CG_HOOK(since, name, category, params, args)
+#define CG_SUBMIT(since, name, category, stream, params, args) CG_HOOK(since, name, category, params, args)
 #include "LIST"
 int main(void) { return 0; }
 """
