@@ -24,7 +24,8 @@ class Settings:
 
     lock_dir: Path
     """Folder of the lock files that keep two agents from one GPU. ``CGPU_LOCK_DIR``; by default
-    /run/lock, or /tmp where that is not. It must be the same for all users of the machine."""
+    /run/lock, or /tmp where that is not: the same for all users of the machine. A simulated
+    machine's are in its state folder, and go with it."""
 
     sim_state: Path | None = None
     """State folder of the simulated machine that this process is on. ``CGPU_SIM_STATE``; None: the
@@ -55,7 +56,7 @@ class Settings:
         return cls(
             runtime_dir=runtime,
             agent_socket=_path(environment, "CGPU_AGENT_SOCKET") or runtime / "agent.sock",
-            lock_dir=_path(environment, "CGPU_LOCK_DIR") or _lock_dir(),
+            lock_dir=_path(environment, "CGPU_LOCK_DIR") or sim_state or _lock_dir(),
             sim_state=sim_state,
             region=_path(environment, "CGPU_REGION"),
         )

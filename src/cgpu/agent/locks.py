@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 from pathlib import Path
 
@@ -14,19 +13,16 @@ from cgpu.model.tenant import Gpu
 class GpuLocks:
     """Held until the process ends or ``release`` is called; the kernel frees them whatever happens."""
 
-    def __init__(self, folder: Path, sim_state: Path | None = None) -> None:
-        """``sim_state`` keeps the cards of different simulated machines apart: their UUIDs may be equal."""
+    def __init__(self, folder: Path) -> None:
+        """``folder`` is the same for all agents of the machine."""
         self._folder = folder
-        self._machine = (
-            "" if sim_state is None else hashlib.sha256(str(sim_state.resolve()).encode()).hexdigest()[:12] + "-"
-        )
         self._held: dict[str, int] = {}
 
     def acquire(self, gpu: Gpu) -> None:
         """Take the GPU for this agent; idempotent. Raises AgentError when another agent has it."""
         if gpu.uuid in self._held:
             return
-        path = self._folder / f"cgpu-{self._machine}{gpu.uuid}.lock"
+        path = self._folder / f"cgpu-{gpu.uuid}.lock"
         descriptor = _open(path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -58,7 +58,7 @@ class Agent:
             patience = _PREDECESSOR_SECONDS if private else 0.0
             undo.callback(os.close, _lock_runtime_dir(settings.runtime_dir, patience))
             processes, cgroups = ProcessTable(), CgroupTree()
-            locks = GpuLocks(settings.lock_dir, settings.sim_state)
+            locks = GpuLocks(settings.lock_dir)
             undo.callback(locks.release)
             if not private:
                 for gpu in node.gpus():
