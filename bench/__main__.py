@@ -10,15 +10,15 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-BENCHMARKS = ("overhead",)
+BENCHMARKS = ("overhead", "shares")
 
 
 def main() -> None:
     results = HERE / "results"
     results.mkdir(exist_ok=True)
     for name in BENCHMARKS:
-        print(f"== bench/{name}.py", flush=True)
-        command = [sys.executable, str(HERE / f"{name}.py"), "--json", str(results / f"{name}.json"), *sys.argv[1:]]
+        print(f"== bench.{name}", flush=True)
+        command = [sys.executable, "-m", f"bench.{name}", "--json", str(results / f"{name}.json")]
         subprocess.run(command, check=True)
 
 

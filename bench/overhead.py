@@ -1,6 +1,6 @@
 """What the shim costs per driver call: the same client over the bare driver and as a tenant.
 
-    python bench/overhead.py [--sim t4 | --real] [--rounds 5] [--json FILE]
+    python -m bench.overhead [--sim t4 | --real] [--rounds 5] [--json FILE]
 
 Prints a table and, with --json, writes the figures with a description of the machine. On the
 simulated GPU the figures of the driver itself mean nothing for a real card; the difference is the
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,19 +19,18 @@ import tempfile
 from importlib.resources import files
 from pathlib import Path
 
-import nvidia
+from bench.machine import CGPU, describe_machine, simulated_env
+from native.build import nvidia_include
 
 HERE = Path(__file__).resolve().parent
-CGPU = [sys.executable, "-m", "cgpu"]
 
 
 def compile_client(folder: Path) -> Path:
     """Build the client with zig, so that no compiler need be installed."""
     target = folder / "overhead"
-    headers = next(Path(root) for root in nvidia.__path__).glob("*/include/cuda.h")
-    include = str(next(headers).parent)
     source = str(HERE / "clients/overhead.c")
-    command = [sys.executable, "-m", "ziglang", "cc", "-O2", "-isystem", include, source, "-o", str(target), "-ldl"]
+    include = ["-isystem", str(nvidia_include())]
+    command = [sys.executable, "-m", "ziglang", "cc", "-O2", *include, source, "-o", str(target), "-ldl"]
     subprocess.run(command, check=True)
     return target
 
@@ -44,15 +42,6 @@ def measure(command: list[str], rounds: int, env: dict[str, str]) -> dict[str, f
         for _ in range(rounds)
     ]
     return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-
-
-def simulated_env(state: str, profile: str) -> dict[str, str]:
-    """The environment in which a client finds a simulated machine, as `cgpu sim env` prints it."""
-    subprocess.run([*CGPU, "sim", "create", "--state", state, profile], check=True, capture_output=True)
-    text = subprocess.run(
-        [*CGPU, "sim", "env", "--state", state, "--json"], check=True, capture_output=True, text=True
-    ).stdout
-    return {**os.environ, **json.loads(text)}
 
 
 def main() -> None:
@@ -74,13 +63,9 @@ def main() -> None:
     for key, value in bare.items():
         print(f"{key.removesuffix('_ns'):26}{value:12.1f}{tenant[key]:12.1f}{tenant[key] - value:12.1f}")
     if options.json:
-        machine = {
-            "system": platform.platform(),
-            "cpu": platform.processor() or platform.machine(),
-            "cpus": os.cpu_count(),
-            "gpu": kind,
-        }
-        options.json.write_text(json.dumps({"machine": machine, "bare": bare, "tenant": tenant}, indent=2) + "\n")
+        options.json.write_text(
+            json.dumps({"machine": describe_machine(kind), "bare": bare, "tenant": tenant}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":
