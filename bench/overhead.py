@@ -35,12 +35,16 @@ def compile_client(folder: Path) -> Path:
     return target
 
 
-def measure(command: list[str], rounds: int, env: dict[str, str]) -> dict[str, float]:
-    """The median over several processes of each figure that the client prints."""
-    runs = [
-        json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout)
-        for _ in range(rounds)
-    ]
+def run(command: list[str], env: dict[str, str]) -> dict[str, float]:
+    """The figures of one process of the client."""
+    figures: dict[str, float] = json.loads(
+        subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout
+    )
+    return figures
+
+
+def median(runs: list[dict[str, float]]) -> dict[str, float]:
+    """Figure by figure."""
     return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
 
 
@@ -56,8 +60,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         client = [str(compile_client(Path(folder))), spin]
         env = dict(os.environ) if options.real else simulated_env(f"{folder}/machine", options.sim)
-        bare = measure(client, options.rounds, env)
-        tenant = measure([*CGPU, "run", "--memory", "4GiB", "--", *client], options.rounds, env)
+        # Taking turns, so that what drifts (the machine, the card's own state) meets both alike.
+        run(client, env)
+        pairs = [
+            (run(client, env), run([*CGPU, "run", "--memory", "4GiB", "--", *client], env))
+            for _ in range(options.rounds)
+        ]
+    bare, tenant = (median(list(runs)) for runs in zip(*pairs, strict=True))
     kind = "real" if options.real else "simulated"
     print(f"{'call':26}{'bare ns':>12}{'tenant ns':>12}{'added ns':>12}   ({kind} GPU)")
     for key, value in bare.items():
