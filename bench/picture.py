@@ -1,4 +1,4 @@
-"""Draw docs/demo.svg: the last screen of `cgpu demo`, as a terminal of 120 columns shows it.
+"""Draw docs/demo.svg: the last screen of `cgpu demo`, as a terminal of 132 columns shows it.
 
     python bench/picture.py [OUTPUT]
 
@@ -19,7 +19,7 @@ import pyte
 from rich.console import Console
 from rich.text import Text
 
-COLUMNS, ROWS = 120, 34
+COLUMNS, ROWS = 132, 34
 
 
 def last_screen(command: list[str]) -> list[str]:
