@@ -1,4 +1,4 @@
-"""Draw docs/demo.svg: the last screen of `cgpu demo`, as a terminal of 132 columns shows it.
+"""Draw docs/demo.svg: the last screen of `cgpu demo`, as a terminal of 140 columns shows it.
 
     python bench/picture.py [OUTPUT]
 
@@ -13,19 +13,21 @@ import pty
 import re
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pyte
 from rich.console import Console
 from rich.text import Text
 
-COLUMNS, ROWS = 132, 34
+COLUMNS, ROWS = 140, 34
 
 
 def last_screen(command: list[str]) -> list[str]:
     """Run the command on a terminal of its own and return the lines that it leaves there."""
     master, slave = pty.openpty()
-    env = {**os.environ, "COLUMNS": str(COLUMNS), "LINES": str(ROWS), "TERM": "xterm"}
+    termios.tcsetwinsize(slave, (ROWS, COLUMNS))
+    env = {**os.environ, "TERM": "xterm"}
     with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=env) as child:
         os.close(slave)
         stream = pyte.ByteStream(screen := pyte.Screen(COLUMNS, ROWS))

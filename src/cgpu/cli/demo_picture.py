@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ _BAR: Final = 24
 _LOG_LINES: Final = 6
 _LOG_SECONDS: Final = 3.0
 _NS: Final = 1e9
+_RECENT_NS: Final = 2 * 10**9
 _HOME_AND_CLEAR: Final = "\x1b[H\x1b[J"
 
 
@@ -55,8 +57,7 @@ class Picture:
         self._quiet = quiet
         self._live = sys.stdout.isatty()
         self._log: list[str] = []
-        self._busy: dict[str, tuple[int, int]] = {}  # tenant -> time, busy
-        self._percent: dict[str, float] = {}
+        self._busy: dict[str, deque[tuple[int, int]]] = {}  # tenant -> time, busy
         self._logged_ns = 0
 
     def begin(self, title: str) -> None:
@@ -107,13 +108,13 @@ class Picture:
         )
 
     def _recent(self, tenant: dict[str, Any], now_ns: int) -> float:
-        """Share of the card's time since the previous picture."""
-        busy = int(tenant["shares"][0]["busy_ns"])
-        then, before = self._busy.get(tenant["id"], (now_ns, busy))
-        self._busy[tenant["id"]] = (now_ns, busy)
-        if now_ns > then:
-            self._percent[tenant["id"]] = 100 * (busy - before) / (now_ns - then)
-        return self._percent.get(tenant["id"], 0.0)
+        """Share of the card's time in the last two seconds: long beside a turn, whose time is told at its end."""
+        seen = self._busy.setdefault(tenant["id"], deque())
+        seen.append((now_ns, int(tenant["shares"][0]["busy_ns"])))
+        while len(seen) > 1 and seen[1][0] <= now_ns - _RECENT_NS:
+            seen.popleft()
+        (then, before), (now, busy) = seen[0], seen[-1]
+        return 100 * (busy - before) / (now - then) if now > then else 0.0
 
 
 def _ordered(tenants: list[dict[str, Any]]) -> list[dict[str, Any]]:
