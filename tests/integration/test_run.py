@@ -117,6 +117,7 @@ def test_the_whole_quota_of_two_cards(make_node: Callable[..., Node]):
         (("--memory", "6"), 2, "not an amount of memory"),
         (("--memory", "0GiB"), 2, "above zero"),
         (("--memory=-1GiB",), 2, "not an amount of memory"),
+        (("--memory", "-1GiB"), 2, "not an amount of memory"),
         (("--memory", "lots"), 2, "not an amount of memory"),
         (("--memory", "1GiB", "--compute", "0"), 2, "not a percentage"),
         (("--memory", "1GiB", "--compute", "101"), 2, "not a percentage"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 
 from cgpu.model.units import parse_memory, parse_percent, parse_weight
@@ -24,6 +25,9 @@ def add_verb(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    # argparse takes `-1GiB` for an option unless it looks like a negative number; the error should be
+    # about the amount. No option of ours begins with a digit.
+    parser._negative_number_matcher = re.compile(r"-\d")  # noqa: SLF001
     parser.set_defaults(run=run)
     return parser
 
