@@ -64,15 +64,15 @@ CUresult sim_capture_check_unsafe(void) {
   return result;
 }
 
-/* Invalidates the sequences that have a stream in the context; `blocking_only` those with a stream that
- * the legacy stream would have to wait for. */
-static bool invalidate_in(CUcontext context, bool blocking_only) {
+/* Invalidates the sequences that have a stream of the context or view; `blocking_only` those with a
+ * stream that its legacy stream would have to wait for. */
+static bool invalidate_in(CUcontext home, bool blocking_only) {
   bool any = false;
   graph_lock();
   for (struct capture_sequence *each = sequences; each; each = each->next)
     for (struct sim_capture *stream = each->streams; stream; stream = stream->next)
-      if (stream->stream->context == context &&
-          (!blocking_only || (stream->stream->flags & CU_STREAM_NON_BLOCKING) == 0)) {
+      if (blocking_only ? stream->stream->home == home && !(stream->stream->flags & CU_STREAM_NON_BLOCKING)
+                        : stream->stream->home == home || stream->stream->context == home) {
         each->invalid = true;
         any = true;
       }
@@ -80,16 +80,16 @@ static bool invalidate_in(CUcontext context, bool blocking_only) {
   return any;
 }
 
-CUresult sim_capture_check_legacy(CUcontext context) {
+CUresult sim_capture_check_legacy(CUcontext home) {
   if (atomic_load(&sequence_count) == 0)
     return CUDA_SUCCESS;
-  return invalidate_in(context, true) ? CUDA_ERROR_STREAM_CAPTURE_IMPLICIT : CUDA_SUCCESS;
+  return invalidate_in(home, true) ? CUDA_ERROR_STREAM_CAPTURE_IMPLICIT : CUDA_SUCCESS;
 }
 
-CUresult sim_capture_check_context(CUcontext context) {
+CUresult sim_capture_check_context(CUcontext home) {
   if (atomic_load(&sequence_count) == 0)
     return CUDA_SUCCESS;
-  return invalidate_in(context, false) ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED : CUDA_SUCCESS;
+  return invalidate_in(home, false) ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED : CUDA_SUCCESS;
 }
 
 CUresult sim_capture_refuse_sync(CUstream stream) {

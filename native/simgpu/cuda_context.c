@@ -56,6 +56,7 @@ CUresult sim_context_new(CUdevice device, unsigned flags, unsigned api_version, 
   if (!fresh)
     return CUDA_ERROR_OUT_OF_MEMORY;
   fresh->magic = SIM_MAGIC_CONTEXT;
+  fresh->base = fresh;
   fresh->card = card;
   fresh->device = device;
   fresh->id = sim_next_id();
@@ -75,15 +76,26 @@ CUresult sim_context_new(CUdevice device, unsigned flags, unsigned api_version, 
     return result;
   }
   fresh->legacy->is_legacy = true;
-  sim_lock();
-  fresh->next_live = live;
-  live = fresh;
-  sim_unlock();
+  sim_context_enlist(fresh);
   *context = fresh;
   return CUDA_SUCCESS;
 }
 
-static bool take_off_live(CUcontext context) {
+void sim_context_enlist(CUcontext context) {
+  sim_lock();
+  context->next_live = live;
+  live = context;
+  sim_unlock();
+}
+
+void sim_context_bury(CUcontext context) {
+  sim_lock();
+  context->next_live = ended;
+  ended = context;
+  sim_unlock();
+}
+
+bool sim_context_delist(CUcontext context) {
   bool found = false;
   sim_lock();
   for (struct CUctx_st **link = &live; *link; link = &(*link)->next_live)
@@ -93,6 +105,8 @@ static bool take_off_live(CUcontext context) {
       break;
     }
   sim_unlock();
+  if (found)
+    atomic_store(&context->sticky, CUDA_ERROR_CONTEXT_IS_DESTROYED);
   return found;
 }
 
@@ -107,19 +121,15 @@ static struct sim_owned *next_owned(CUcontext context) {
 
 /* Queued work is dropped, as when a real context dies with work in flight. */
 CUresult sim_context_end(CUcontext context) {
-  if (!take_off_live(context))
+  if (!sim_context_delist(context))
     return CUDA_ERROR_INVALID_CONTEXT;
-  atomic_store(&context->sticky, CUDA_ERROR_CONTEXT_IS_DESTROYED);
   sg_context_destroy(context->machine);
   sim_worker_forget_context(context);
   sim_pool_context_ends(context);
   for (struct sim_owned *owned; (owned = next_owned(context));)
     owned->destroy(owned);
   sim_streams_end(context);
-  sim_lock();
-  context->next_live = ended;
-  ended = context;
-  sim_unlock();
+  sim_context_bury(context);
   return CUDA_SUCCESS;
 }
 
@@ -135,42 +145,66 @@ bool sim_context_valid(CUcontext context) {
 void sim_contexts_each(void (*visit)(CUcontext, void *), void *argument) {
   sim_lock();
   for (struct CUctx_st *each = live; each; each = each->next_live)
-    visit(each, argument);
+    if (!each->green)
+      visit(each, argument);
   sim_unlock();
+}
+
+CUcontext sim_context_view(CUgreenCtx green) {
+  CUcontext const lists[] = {live, ended};
+  CUcontext view = NULL;
+  for (int i = 0; green && !view && i < 2; i++)
+    for (view = lists[i]; view && view->green != green; view = view->next_live)
+      ;
+  return view;
+}
+
+/* A view is as sound as the context behind it, until its green context is destroyed. */
+static CUresult soundness(CUcontext home) {
+  CUresult own = (CUresult)atomic_load(&home->sticky);
+  return own == CUDA_SUCCESS ? (CUresult)atomic_load(&home->base->sticky) : own;
 }
 
 CUresult sim_current(CUcontext *context) {
   CUresult result = sim_ready();
   if (result != CUDA_SUCCESS)
     return result;
-  *context = sim_thread_context();
-  if (!*context)
+  CUcontext home = sim_thread_context();
+  if (!home)
     return CUDA_ERROR_INVALID_CONTEXT;
-  return (CUresult)atomic_load(&(*context)->sticky);
+  *context = home->base;
+  return soundness(home);
 }
 
-CUresult sim_context_of(CUcontext handle, CUcontext *context) {
-  if (!handle)
-    return sim_current(context);
+CUresult sim_home_of(CUcontext handle, CUcontext *home, CUcontext *context) {
   CUresult result = sim_ready();
   if (result != CUDA_SUCCESS)
     return result;
-  *context = handle;
-  return sim_context_valid(handle) ? (CUresult)atomic_load(&handle->sticky) : CUDA_ERROR_INVALID_CONTEXT;
+  *home = handle ? handle : sim_thread_context();
+  if (!*home || (handle && !sim_context_valid(handle)))
+    return CUDA_ERROR_INVALID_CONTEXT;
+  *context = (*home)->base;
+  return soundness(*home);
 }
 
-CUresult sim_context_wait(CUcontext context) {
-  CUresult result = sim_streams_wait(context);
-  return result == CUDA_SUCCESS ? sim_context_probe(context) : result;
+CUresult sim_context_of(CUcontext handle, CUcontext *context) {
+  CUcontext home;
+  return sim_home_of(handle, &home, context);
 }
 
+CUresult sim_context_wait(CUcontext home) {
+  CUresult result = sim_streams_wait(home);
+  return result == CUDA_SUCCESS ? sim_context_probe(home->base) : result;
+}
+
+/* A green context waits for its own streams, any other for those of its green contexts, too. */
 static CUresult synchronize(CUcontext handle) {
-  CUcontext context;
-  CUresult result = sim_context_of(handle, &context);
+  CUcontext home, context;
+  CUresult result = sim_home_of(handle, &home, &context);
   if (result == CUDA_SUCCESS)
-    result = sim_capture_check_context(context);
+    result = sim_capture_check_context(home);
   if (result == CUDA_SUCCESS)
-    result = sim_context_wait(context);
+    result = sim_context_wait(home);
   if (result == CUDA_SUCCESS)
     sim_pools_synchronized();
   return result;

@@ -66,7 +66,7 @@ static CUresult destroy(CUcontext context) {
   CUresult result = sim_ready();
   if (result != CUDA_SUCCESS)
     return result;
-  if (!sim_context_valid(context) || context->primary)
+  if (!sim_context_valid(context) || context->primary || context->green)
     return CUDA_ERROR_INVALID_CONTEXT;
   CUcontext popped;
   if (sim_thread_context() == context)

@@ -271,30 +271,38 @@ CUresult cuEventElapsedTime_v2(float *pMilliseconds, CUevent hStart, CUevent hEn
 /* ---- a whole context as one stream ---- */
 
 /* Recorded behind everything that is in the context now. */
+CUresult sim_home_record(CUcontext home, CUevent event) {
+  const struct sim_work work = {.kind = SIM_WORK_EVENT_RECORD, .event = {.event = event}};
+  CUresult result = check_event(event);
+  if (result == CUDA_SUCCESS && event->context != home->base)
+    result = CUDA_ERROR_INVALID_HANDLE;
+  if (result == CUDA_SUCCESS)
+    result = sim_capture_check_context(home);
+  if (result == CUDA_SUCCESS)
+    result = sim_streams_join(home, home->legacy);
+  return result == CUDA_SUCCESS ? sim_submit(home->legacy, &work) : result;
+}
+
 CUresult cuCtxRecordEvent(CUcontext hCtx, CUevent hEvent) {
-  const struct sim_work work = {.kind = SIM_WORK_EVENT_RECORD, .event = {.event = hEvent}};
-  CUcontext context;
-  CUresult result = sim_context_of(hCtx, &context);
-  if (result == CUDA_SUCCESS)
-    result = check_event(hEvent);
-  if (result == CUDA_SUCCESS)
-    result = sim_capture_check_context(context);
-  if (result == CUDA_SUCCESS)
-    result = sim_streams_join(context, context->legacy);
-  return result == CUDA_SUCCESS ? sim_submit(context->legacy, &work) : result;
+  CUcontext home, context;
+  CUresult result = sim_home_of(hCtx, &home, &context);
+  return result == CUDA_SUCCESS ? sim_home_record(home, hEvent) : result;
 }
 
 /* All later work of the context waits for the event. */
-CUresult cuCtxWaitEvent(CUcontext hCtx, CUevent hEvent) {
-  CUcontext context;
+CUresult sim_home_wait(CUcontext home, CUevent event) {
   sg_fence fence;
   uint64_t value;
-  CUresult result = sim_context_of(hCtx, &context);
+  CUresult result = check_event(event);
   if (result == CUDA_SUCCESS)
-    result = check_event(hEvent);
+    result = sim_capture_check_context(home);
   if (result == CUDA_SUCCESS)
-    result = sim_capture_check_context(context);
-  if (result == CUDA_SUCCESS)
-    result = sim_event_target(hEvent, &fence, &value);
-  return result == CUDA_SUCCESS && value ? sim_streams_hold(context, fence, value) : result;
+    result = sim_event_target(event, &fence, &value);
+  return result == CUDA_SUCCESS && value ? sim_streams_hold(home, fence, value) : result;
+}
+
+CUresult cuCtxWaitEvent(CUcontext hCtx, CUevent hEvent) {
+  CUcontext home, context;
+  CUresult result = sim_home_of(hCtx, &home, &context);
+  return result == CUDA_SUCCESS ? sim_home_wait(home, hEvent) : result;
 }

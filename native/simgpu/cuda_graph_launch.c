@@ -326,7 +326,7 @@ static CUresult launch_call(CUgraphExec exec, CUstream handle) {
   if (result != CUDA_SUCCESS)
     return result;
   if (stream->is_legacy)
-    result = sim_capture_check_legacy(stream->context);
+    result = sim_capture_check_legacy(stream->home);
   if (result == CUDA_SUCCESS)
     result = launch_graph(exec, stream);
   sim_stream_put_back(stream);

@@ -14,6 +14,7 @@
 CUresult graph_kernel_work(const CUDA_KERNEL_NODE_PARAMS_v2 *parameters, struct sim_work *work) {
   if (parameters == NULL)
     return CUDA_ERROR_INVALID_VALUE;
+  CUcontext home = parameters->ctx ? parameters->ctx : sim_thread_context();
   *work = (struct sim_work){
       .kind = SIM_WORK_KERNEL,
       .context = parameters->ctx,
@@ -22,6 +23,7 @@ CUresult graph_kernel_work(const CUDA_KERNEL_NODE_PARAMS_v2 *parameters, struct 
               .grid = {parameters->gridDimX, parameters->gridDimY, parameters->gridDimZ},
               .block = {parameters->blockDimX, parameters->blockDimY, parameters->blockDimZ},
               .shared_bytes = parameters->sharedMemBytes,
+              .sm_count = sim_context_valid(home) ? home->sm_count : 0,
           },
   };
   CUfunction named = parameters->func ? parameters->func : (CUfunction)parameters->kern;

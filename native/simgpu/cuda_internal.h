@@ -83,6 +83,9 @@ struct sim_owned {
   void (*destroy)(struct sim_owned *owned);
 };
 
+/* What a CUcontext handle points to: a context, or the view of a green context (cuCtxFromGreenCtx). A
+ * view can be current and have streams: its `legacy`, `gate` and `sticky` count. All else is done in
+ * the primary context behind it, which sim_current and sim_context_of answer in its place. */
 struct CUctx_st {
   uint32_t magic;
   int card;
@@ -104,6 +107,9 @@ struct CUctx_st {
   CUfunc_cache cache_config;
   CUsharedconfig shared_config;
   uint32_t peers; /* bit per card whose memory this context has enabled */
+  CUcontext base;    /* itself; of a view: the primary context */
+  CUgreenCtx green;  /* of a view: its green context; else NULL */
+  uint32_t sm_count; /* of a view: of its green context; 0: all of the card's */
   struct CUctx_st *next_live;
 };
 
@@ -113,13 +119,16 @@ void sim_own(CUcontext context, struct sim_owned *owned, void (*destroy)(struct 
 bool sim_disown(struct sim_owned *owned);
 /* Waits for all work of the context; returns its sticky error if there is one. */
 CUresult sim_context_wait(CUcontext context);
-bool sim_context_valid(CUcontext context);
+bool sim_context_valid(CUcontext context); /* also for the view of a living green context */
 /* `handle` if it is alive, the current context if it is NULL. */
 CUresult sim_context_of(CUcontext handle, CUcontext *context);
-/* Retained primary context of a device, made current by nobody. */
+/* As sim_context_of, with the view itself in *home where the handle is one. */
+CUresult sim_home_of(CUcontext handle, CUcontext *home, CUcontext *context);
+/* Retained primary context of a device, made current by nobody; and its release. */
 CUresult sim_primary_retain(CUdevice device, CUcontext *context);
+CUresult sim_primary_release(CUdevice device);
 CUcontext sim_thread_context(void); /* top of this thread's stack or NULL; no checks */
-/* Calls `visit` for every live context, under the process lock. */
+/* Calls `visit` for every live context (no views), under the process lock. */
 void sim_contexts_each(void (*visit)(CUcontext context, void *argument), void *argument);
 
 /* ---- address space and memory ----
@@ -227,6 +236,7 @@ struct sim_launch {
   unsigned grid[3], block[3], cluster[3], shared_bytes;
   bool cooperative;
   int priority;
+  uint32_t sm_count;   /* of the green context it is launched in; 0: all of the card's */
   void *parameters;    /* packed at the offsets that function->parameters gives */
   size_t parameter_bytes;
 };
@@ -286,6 +296,7 @@ CUresult sim_work_check(const struct sim_work *work, CUcontext context);
 struct CUstream_st {
   uint32_t magic;
   CUcontext context;
+  CUcontext home; /* `context`, or the view of the green context that the stream belongs to */
   unsigned flags; /* CU_STREAM_NON_BLOCKING, or 0 */
   int priority;
   uint64_t id;
@@ -426,8 +437,10 @@ CUresult sim_capture_alloc(CUstream stream, CUDA_MEM_ALLOC_NODE_PARAMS *node);
 CUresult sim_capture_refuse_sync(CUstream stream);  /* query or wait on a capturing stream: invalidates */
 CUresult sim_capture_refuse_event(CUevent event);   /* the same for an event with `captured` set */
 CUresult sim_capture_check_unsafe(void);            /* calls that a capture forbids (cuMemAlloc ...) */
-CUresult sim_capture_check_legacy(CUcontext context); /* legacy stream used while a blocking one captures */
-CUresult sim_capture_check_context(CUcontext context); /* cuCtxSynchronize while one captures */
+/* Of a context or a view: its legacy stream is used while a blocking one of its streams captures, and
+ * cuCtxSynchronize while any does. */
+CUresult sim_capture_check_legacy(CUcontext home);
+CUresult sim_capture_check_context(CUcontext home);
 void sim_capture_forget_stream(CUstream stream);    /* it is being destroyed */
 void sim_capture_forget_event(CUevent event);       /* destroyed, or recorded anew outside capture */
 

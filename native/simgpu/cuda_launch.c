@@ -107,9 +107,10 @@ static CUresult check_resources(const struct sim_launch *launch) {
 
 /* All blocks of a cooperative launch must be resident. */
 static bool all_resident(const struct sim_launch *launch, const struct sg_card_info *info) {
+  uint64_t processors = launch->sm_count ? launch->sm_count : info->sm_count;
   uint64_t threads = (uint64_t)launch->block[0] * launch->block[1] * launch->block[2];
   uint64_t blocks = (uint64_t)launch->grid[0] * launch->grid[1] * launch->grid[2];
-  return blocks <= info->sm_count * (info->max_threads_per_sm / threads);
+  return blocks <= processors * (info->max_threads_per_sm / threads);
 }
 
 static CUresult check_cluster(const struct sim_launch *launch, const struct sg_card_info *info) {
@@ -127,7 +128,7 @@ static CUresult check_cluster(const struct sim_launch *launch, const struct sg_c
 CUresult sim_launch_check(const struct sim_launch *launch, CUcontext context) {
   const struct sg_card_info *info = sg_card(context->card);
   if (!launch->function || launch->function->magic != SIM_MAGIC_FUNCTION ||
-      launch->function->module->context != context)
+      launch->function->module->context != context->base)
     return CUDA_ERROR_INVALID_HANDLE;
   if (!sound_shape(launch))
     return CUDA_ERROR_INVALID_VALUE;
@@ -197,7 +198,10 @@ static CUresult put_word_kernel(CUstream stream, const struct sim_launch *launch
 }
 
 CUresult sim_launch_put(CUstream stream, const struct sim_launch *launch) {
-  uint64_t duration_ns = sg_kernel_ns(sg_card(stream->context->card), launch->grid, launch->block);
+  struct sg_card_info info = *sg_card(stream->context->card);
+  if (launch->sm_count)
+    info.sm_count = launch->sm_count;
+  uint64_t duration_ns = sg_kernel_ns(&info, launch->grid, launch->block);
   switch (launch->function->builtin) {
   case SIM_KERNEL_MODELLED:
     return put_kernel(stream, duration_ns);

@@ -15,6 +15,7 @@ static CUresult launch_on(CUstream stream, CUfunction handle, struct sim_launch 
     result = sim_launch_pack(launch, parameters, extra);
   if (result != CUDA_SUCCESS)
     return result;
+  launch->sm_count = stream->home->sm_count;
   const struct sim_work work = {.kind = SIM_WORK_KERNEL, .launch = *launch};
   result = sim_enqueue(stream, &work);
   free(launch->parameters);

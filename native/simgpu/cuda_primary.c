@@ -39,7 +39,7 @@ static void end_primary(struct primary *primary) {
   primary->users = 0;
 }
 
-static CUresult release(CUdevice device) {
+CUresult sim_primary_release(CUdevice device) {
   int card;
   CUresult result = sim_device_card(device, &card);
   if (result != CUDA_SUCCESS)
@@ -56,8 +56,8 @@ static CUresult release(CUdevice device) {
   return result;
 }
 
-CUresult cuDevicePrimaryCtxRelease(CUdevice dev) { return release(dev); }
-CUresult cuDevicePrimaryCtxRelease_v2(CUdevice dev) { return release(dev); }
+CUresult cuDevicePrimaryCtxRelease(CUdevice dev) { return sim_primary_release(dev); }
+CUresult cuDevicePrimaryCtxRelease_v2(CUdevice dev) { return sim_primary_release(dev); }
 
 static CUresult reset(CUdevice device) {
   int card;

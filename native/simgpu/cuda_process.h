@@ -26,6 +26,13 @@ sg_phys sim_slab_object(const struct sim_slab *slab, uint64_t address, uint64_t 
 /* cuda_context.c */
 CUresult sim_context_new(CUdevice device, unsigned flags, unsigned api_version, bool primary, CUcontext *context);
 CUresult sim_context_end(CUcontext context);
+/* Makes a context or a view valid, takes it off again (false: it was not valid), and remembers it as one
+ * that was. Whoever takes it off must bury it. */
+void sim_context_enlist(CUcontext context);
+bool sim_context_delist(CUcontext context);
+void sim_context_bury(CUcontext context);
+/* The view of a green context, living or ended; NULL when there never was one. */
+CUcontext sim_context_view(CUgreenCtx green);
 
 /* cuda_memory.c */
 CUresult sim_allocating_call(CUcontext *context); /* current context, capture rules, slowness on demand */
@@ -50,15 +57,23 @@ void sim_set_in_callback(bool inside);
 
 /* cuda_stream.c */
 #define SIM_HIGHEST_PRIORITY (-5) /* the least is 0 */
-CUresult sim_stream_new(CUcontext context, unsigned flags, int priority, CUstream *stream);
+/* `home` is a context or a view here: a view stands for its own streams, a context for all of them,
+ * those of its green contexts too. */
+CUresult sim_stream_new(CUcontext home, unsigned flags, int priority, CUstream *stream);
 void sim_stream_destroy(CUstream stream); /* deferred until its work is done */
-CUresult sim_streams_wait(CUcontext context);
-/* Makes `stream` wait for what is in the context's streams now; all streams wait for a fence. */
-CUresult sim_streams_join(CUcontext context, CUstream stream);
-CUresult sim_streams_hold(CUcontext context, sg_fence fence, uint64_t value);
+CUresult sim_streams_wait(CUcontext home);
+/* Makes `stream` wait for what is in the streams now; all streams wait for a fence. */
+CUresult sim_streams_join(CUcontext home, CUstream stream);
+CUresult sim_streams_hold(CUcontext home, sg_fence fence, uint64_t value);
 void sim_streams_end(CUcontext context); /* after the context's channels are gone */
 
-/* cuda_event.c, inside begin/end of the stream */
+/* cuda_stream_api.c: as cuStreamCreateWithPriority in `home`. */
+CUresult sim_stream_create(CUcontext home, unsigned flags, int priority, CUstream *stream);
+
+/* cuda_event.c: as cuCtxRecordEvent and cuCtxWaitEvent. */
+CUresult sim_home_record(CUcontext home, CUevent event);
+CUresult sim_home_wait(CUcontext home, CUevent event);
+/* Inside begin/end of the stream */
 CUresult sim_event_put_record(CUstream stream, CUevent event);
 CUresult sim_event_put_wait(CUstream stream, CUevent event);
 

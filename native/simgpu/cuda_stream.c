@@ -50,12 +50,14 @@ static void reap(CUcontext context) {
   }
 }
 
-CUresult sim_stream_new(CUcontext context, unsigned flags, int priority, CUstream *stream) {
+CUresult sim_stream_new(CUcontext home, unsigned flags, int priority, CUstream *stream) {
+  CUcontext context = home->base;
   struct CUstream_st *fresh = calloc(1, sizeof *fresh);
   if (!fresh)
     return CUDA_ERROR_OUT_OF_MEMORY;
   fresh->magic = SIM_MAGIC_STREAM;
   fresh->context = context;
+  fresh->home = home;
   fresh->flags = flags;
   fresh->priority = priority;
   fresh->id = sim_next_id();
@@ -118,14 +120,14 @@ static CUresult thread_stream(CUcontext context, CUstream *stream) {
 }
 
 CUresult sim_stream_get(CUstream handle, CUstream *stream) {
-  CUcontext context;
-  CUresult result = sim_current(&context);
+  CUcontext home, context;
+  CUresult result = sim_home_of(NULL, &home, &context);
   if (result != CUDA_SUCCESS)
     return result;
   if (!handle || handle == CU_STREAM_LEGACY) {
-    *stream = context->legacy;
+    *stream = home->legacy;
   } else if (handle == CU_STREAM_PER_THREAD) {
-    result = thread_stream(context, stream);
+    result = home->green ? CUDA_ERROR_INVALID_HANDLE : thread_stream(context, stream);
     if (result != CUDA_SUCCESS)
       return result;
   } else {
@@ -133,6 +135,8 @@ CUresult sim_stream_get(CUstream handle, CUstream *stream) {
       return CUDA_ERROR_INVALID_HANDLE;
     *stream = handle;
     result = (CUresult)atomic_load(&handle->context->sticky);
+    if (result == CUDA_SUCCESS && atomic_load(&handle->home->sticky) != CUDA_SUCCESS)
+      result = CUDA_ERROR_STREAM_DETACHED;
   }
   if (result == CUDA_SUCCESS)
     retain(*stream);
@@ -142,6 +146,14 @@ CUresult sim_stream_get(CUstream handle, CUstream *stream) {
 /* ---- items ---- */
 
 /* A stream that first works after cuCtxWaitEvent waits too, unless the event is gone by then. */
+static int wait_at_gate(CUcontext home, sg_channel channel) {
+  sim_lock();
+  const struct sg_item wait = {.op = SG_OP_WAIT, .fence = home->gate, .value = home->gate_value};
+  sim_unlock();
+  int queued = wait.fence ? sg_submit(channel, &wait) : SG_OK;
+  return queued == SG_E_INVALID ? SG_OK : queued;
+}
+
 static CUresult open_channel(CUstream stream) {
   CUcontext context = stream->context;
   sg_channel channel;
@@ -150,12 +162,11 @@ static CUresult open_channel(CUstream stream) {
   int opened = sg_channel_open(context->machine, stream->priority, &channel);
   if (opened != SG_OK)
     return sim_context_result(context, opened);
-  sim_lock();
-  const struct sg_item wait = {.op = SG_OP_WAIT, .fence = context->gate, .value = context->gate_value};
-  sim_unlock();
-  int queued = wait.fence ? sg_submit(channel, &wait) : SG_OK;
+  int queued = wait_at_gate(context, channel);
+  if (queued == SG_OK && stream->home != context)
+    queued = wait_at_gate(stream->home, channel);
   stream->channel = channel;
-  return sim_context_result(context, queued == SG_E_INVALID ? SG_OK : queued);
+  return sim_context_result(context, queued);
 }
 
 CUresult sim_stream_item(CUstream stream, const struct sg_item *item) {
@@ -210,17 +221,19 @@ struct marks {
   } *rows;
 };
 
-static bool legacy_must_wait(CUstream stream) {
-  return !stream->is_legacy && !(stream->flags & CU_STREAM_NON_BLOCKING) && !stream->dying &&
+static bool legacy_must_wait(CUstream stream, CUcontext home) {
+  return stream->home == home && !stream->is_legacy && !(stream->flags & CU_STREAM_NON_BLOCKING) && !stream->dying &&
          atomic_load(&stream->puts) != stream->seen_by_legacy;
 }
 
-static CUresult collect(CUcontext context, bool (*wanted)(CUstream), struct marks *marks) {
+static bool belongs(CUstream stream, CUcontext home) { return stream->home == home || stream->context == home; }
+
+static CUresult collect(CUcontext home, bool (*wanted)(CUstream, CUcontext), struct marks *marks) {
   CUresult result = CUDA_SUCCESS;
   *marks = (struct marks){0};
   sim_lock();
-  for (CUstream stream = context->streams; stream; stream = stream->next) {
-    if (wanted && !wanted(stream))
+  for (CUstream stream = home->base->streams; stream; stream = stream->next) {
+    if (!wanted(stream, home))
       continue;
     if (marks->count == marks->capacity) {
       unsigned capacity = marks->capacity ? 2 * marks->capacity : 16;
@@ -272,7 +285,7 @@ static CUresult wait_for_all(CUstream stream, const struct marks *marks) {
 static CUresult begin_legacy(CUstream legacy) {
   struct marks marks;
   pthread_mutex_lock(&legacy->lock);
-  CUresult result = collect(legacy->context, legacy_must_wait, &marks);
+  CUresult result = collect(legacy->home, legacy_must_wait, &marks);
   if (result == CUDA_SUCCESS)
     result = mark_all(&marks, true);
   if (result == CUDA_SUCCESS)
@@ -282,7 +295,7 @@ static CUresult begin_legacy(CUstream legacy) {
 }
 
 static CUresult begin_blocking(CUstream stream) {
-  CUstream legacy = stream->context->legacy;
+  CUstream legacy = stream->home->legacy;
   CUresult result = CUDA_SUCCESS;
   sg_fence fence = 0;
   uint64_t value = 0, puts = atomic_load(&legacy->puts);
@@ -325,22 +338,22 @@ CUresult sim_stream_wait(CUstream stream) {
   return result == CUDA_SUCCESS ? sim_context_probe(stream->context) : result;
 }
 
-CUresult sim_streams_wait(CUcontext context) {
+CUresult sim_streams_wait(CUcontext home) {
   struct marks marks;
-  CUresult result = collect(context, NULL, &marks);
+  CUresult result = collect(home, belongs, &marks);
   for (unsigned i = 0; i < marks.count && result == CUDA_SUCCESS; i++)
     result = sim_stream_wait(marks.rows[i].stream);
   let_go(&marks);
   if (result == CUDA_SUCCESS)
-    reap(context);
+    reap(home->base);
   return result;
 }
 
-/* ---- all streams of a context at once ---- */
+/* ---- all streams of a context or view at once ---- */
 
-CUresult sim_streams_join(CUcontext context, CUstream stream) {
+CUresult sim_streams_join(CUcontext home, CUstream stream) {
   struct marks marks;
-  CUresult result = collect(context, NULL, &marks);
+  CUresult result = collect(home, belongs, &marks);
   if (result == CUDA_SUCCESS)
     result = mark_all(&marks, false);
   pthread_mutex_lock(&stream->lock);
@@ -351,13 +364,13 @@ CUresult sim_streams_join(CUcontext context, CUstream stream) {
   return result;
 }
 
-CUresult sim_streams_hold(CUcontext context, sg_fence fence, uint64_t value) {
+CUresult sim_streams_hold(CUcontext home, sg_fence fence, uint64_t value) {
   struct marks marks;
   sim_lock();
-  context->gate_value = value;
-  context->gate = fence;
+  home->gate_value = value;
+  home->gate = fence;
   sim_unlock();
-  CUresult result = collect(context, NULL, &marks);
+  CUresult result = collect(home, belongs, &marks);
   for (unsigned i = 0; i < marks.count && result == CUDA_SUCCESS; i++) {
     CUstream stream = marks.rows[i].stream;
     pthread_mutex_lock(&stream->lock);

@@ -7,21 +7,23 @@
 
 /* ---- creation and end ---- */
 
-static CUresult create(CUstream *stream, unsigned flags, int priority) {
-  CUcontext context;
-  CUresult result = sim_current(&context);
-  if (result != CUDA_SUCCESS)
-    return result;
+CUresult sim_stream_create(CUcontext home, unsigned flags, int priority, CUstream *stream) {
   if (!stream || (flags & ~(unsigned)CU_STREAM_NON_BLOCKING))
     return CUDA_ERROR_INVALID_VALUE;
-  result = sim_capture_check_unsafe();
+  CUresult result = sim_capture_check_unsafe();
   if (result != CUDA_SUCCESS)
     return result;
   if (priority > 0)
     priority = 0;
   if (priority < SIM_HIGHEST_PRIORITY)
     priority = SIM_HIGHEST_PRIORITY;
-  return sim_stream_new(context, flags, priority, stream);
+  return sim_stream_new(home, flags, priority, stream);
+}
+
+static CUresult create(CUstream *stream, unsigned flags, int priority) {
+  CUcontext home, context;
+  CUresult result = sim_home_of(NULL, &home, &context);
+  return result == CUDA_SUCCESS ? sim_stream_create(home, flags, priority, stream) : result;
 }
 
 CUresult cuStreamCreate(CUstream *phStream, unsigned int Flags) { return create(phStream, Flags, 0); }
@@ -57,7 +59,7 @@ static CUresult gather(CUstream stream) {
 static CUresult refuse(CUstream stream) {
   if (stream->capture)
     return sim_capture_refuse_sync(stream);
-  return stream->is_legacy ? sim_capture_check_legacy(stream->context) : CUDA_SUCCESS;
+  return stream->is_legacy ? sim_capture_check_legacy(stream->home) : CUDA_SUCCESS;
 }
 
 static CUresult synchronize(CUstream handle) {
@@ -134,9 +136,11 @@ static CUresult host(CUstream handle, const struct sim_host *host) {
   return result;
 }
 
-static CUresult launch_host_function(CUstream handle, CUhostFn function, void *argument) {
+/* The mode says how the driver's thread waits for work, which here is always the same. */
+static CUresult launch_host_function(CUstream handle, CUhostFn function, void *argument, unsigned mode) {
   const struct sim_host work = {.function = function, .argument = argument};
-  return function ? host(handle, &work) : CUDA_ERROR_INVALID_VALUE;
+  bool known = mode == CU_HOST_TASK_BLOCKING || mode == CU_HOST_TASK_SPINWAIT;
+  return function && known ? host(handle, &work) : CUDA_ERROR_INVALID_VALUE;
 }
 
 static CUresult add_callback(CUstream handle, CUstreamCallback callback, void *argument, unsigned flags) {
@@ -161,15 +165,18 @@ static CUresult with_stream(CUstream handle, void (*read)(CUstream, void *), voi
 static void read_priority(CUstream stream, void *out) { *(int *)out = stream->priority; }
 static void read_flags(CUstream stream, void *out) { *(unsigned *)out = stream->flags; }
 static void read_id(CUstream stream, void *out) { *(unsigned long long *)out = stream->id; }
-static void read_context(CUstream stream, void *out) { *(CUcontext *)out = stream->context; }
+static void read_context(CUstream stream, void *out) { *(CUcontext *)out = stream->home; }
 static void read_device(CUstream stream, void *out) { *(CUdevice *)out = stream->context->device; }
 
-/* No stream here belongs to a green context. */
 static CUresult get_contexts(CUstream handle, CUcontext *context, CUgreenCtx *green) {
-  CUresult result = with_stream(handle, read_context, context);
-  if (result == CUDA_SUCCESS && green)
-    *green = NULL;
-  return result;
+  CUcontext home;
+  CUresult result = context ? with_stream(handle, read_context, &home) : CUDA_ERROR_INVALID_VALUE;
+  if (result != CUDA_SUCCESS)
+    return result;
+  *context = home->base;
+  if (green)
+    *green = home->green;
+  return CUDA_SUCCESS;
 }
 
 static CUresult get_attribute(CUstream handle, CUstreamAttrID attribute, CUstreamAttrValue *value) {
@@ -255,7 +262,9 @@ static CUresult attach(CUstream handle, CUdeviceptr address, size_t length, unsi
   X(cuStreamWaitEvent, (CUstream stream, CUevent event, unsigned int flags), \
     wait_event(NULL_STREAM(stream), event, flags)) \
   X(cuLaunchHostFunc, (CUstream stream, CUhostFn function, void *argument), \
-    launch_host_function(NULL_STREAM(stream), function, argument)) \
+    launch_host_function(NULL_STREAM(stream), function, argument, CU_HOST_TASK_BLOCKING)) \
+  X(cuLaunchHostFunc_v2, (CUstream stream, CUhostFn function, void *argument, unsigned int mode), \
+    launch_host_function(NULL_STREAM(stream), function, argument, mode)) \
   X(cuStreamAddCallback, (CUstream stream, CUstreamCallback callback, void *argument, unsigned int flags), \
     add_callback(NULL_STREAM(stream), callback, argument, flags)) \
   X(cuStreamGetPriority, (CUstream stream, int *priority), with_stream(NULL_STREAM(stream), read_priority, priority)) \

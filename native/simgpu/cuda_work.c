@@ -140,6 +140,6 @@ CUresult sim_enqueue(CUstream stream, const struct sim_work *work) {
   if (stream->capture)
     return sim_capture_add(stream, work);
   if (stream->is_legacy)
-    result = sim_capture_check_legacy(stream->context);
+    result = sim_capture_check_legacy(stream->home);
   return result == CUDA_SUCCESS ? sim_submit(stream, work) : result;
 }

@@ -39,6 +39,8 @@
   X(test_modules) X(ptx) X(bad_ptx) X(cubin) X(fatbin) X(foreign_bytes) X(links) X(libraries) \
   X(launch_rules) X(old_launches) \
   X(forked_child) X(lost_card) X(xid) X(card_out_of_memory) X(many_threads) \
+  X(green_split) X(green_descriptors) X(green_life) X(green_time) X(green_nodes) X(green_streams) \
+  X(green_events) X(green_detached) X(rdma_flush) X(host_function_modes) \
   X(pool_threads) X(pool_end) X(graph_threads) X(graph_end) X(capture_threads) X(mapping_threads)
 
 #define DECLARE_CHECK(name) void check_##name(void);
