@@ -181,6 +181,38 @@ static void primary_finish(const struct creation *creation, CUdevice device, CUr
   else cg_return_estimate(creation->gpu, creation->bytes);
 }
 
+/* What is made while a green context is current has that one's handle (cuCtxFromGreenCtx) for a context
+ * and yet lives as long as the primary context. A block without bytes tells which that is. */
+static void note_view(CUgreenCtx green, CUdevice device) {
+  const struct cg_driver *driver = cg_driver();
+  struct cg_process *process = cg_process();
+  struct cg_primary *primary = primary_of(process, device);
+  struct cg_block block = {.kind = CG_KIND_CONTEXT, .gpu = (uint8_t)cg_gpu_of_device(device)};
+  CUcontext view;
+  if (!primary || !cg_is_tenant() || !driver->x_cuCtxFromGreenCtx ||
+      driver->x_cuCtxFromGreenCtx(&view, green) != CUDA_SUCCESS)
+    return;
+  block.key = (uint64_t)(uintptr_t)view;
+  cg_lock_take(&process->primary_lock);
+  block.context = primary->context;
+  cg_lock_give(&process->primary_lock);
+  if (block.context) cg_block_add(&block); /* without memory for it: what is made in it is charged for good */
+}
+
+static bool is_view(const struct cg_block *block) { return block->context && !block->bytes; }
+
+static void adopt(const struct cg_block *view) {
+  cg_gate_forget_context((CUcontext)(uintptr_t)view->key);
+  cg_blocks_move_context((CUcontext)(uintptr_t)view->key, view->context);
+}
+
+static void adopt_all(CUcontext primary) {
+  struct cg_block block;
+  size_t cursor = 0;
+  while (cg_block_next(CG_KIND_CONTEXT, &cursor, &block))
+    if (block.context == primary && is_view(&block)) adopt(&block);
+}
+
 /* After something that may have ended it. */
 static void primary_ended(CUdevice device) {
   struct cg_process *process = cg_process();
@@ -193,6 +225,7 @@ static void primary_ended(CUdevice device) {
   if (!was.charged) return;
   int gpu = cg_gpu_of_device(device);
   cg_gate_forget_context(was.context);
+  adopt_all(was.context);
   drop(was.context);
   cg_note_contexts(gpu, -1);
   cg_return_estimate(gpu, was.bytes);
@@ -246,12 +279,19 @@ CG_EXPORT CUresult cuGreenCtxCreate(CUgreenCtx *phCtx, CUdevResourceDesc desc, C
     if (driver->cuDevicePrimaryCtxRetain(&primary, dev) == CUDA_SUCCESS) driver->cuDevicePrimaryCtxRelease_v2(dev);
   }
   primary_finish(&creation, dev, result, primary);
+  if (result == CUDA_SUCCESS) note_view(*phCtx, dev);
   return result;
 }
 
 CG_EXPORT CUresult cuGreenCtxDestroy(CUgreenCtx hCtx) {
   CG_DRIVER(cuGreenCtxDestroy);
+  CUcontext handle = NULL;
+  struct cg_block view;
+  if (cg_is_tenant() && driver->x_cuCtxFromGreenCtx) driver->x_cuCtxFromGreenCtx(&handle, hCtx);
+  bool known = cg_block_take(CG_KIND_CONTEXT, (uint64_t)(uintptr_t)handle, &view);
+  if (known) adopt(&view);
   CUresult result = driver->cuGreenCtxDestroy(hCtx);
+  if (known && result != CUDA_SUCCESS) cg_block_add(&view);
   for (CUdevice device = 0; result == CUDA_SUCCESS && device < CG_MAX_DEVICES; device++)
     if (cg_process()->primary[device].charged) primary_ended(device);
   return result;

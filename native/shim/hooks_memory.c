@@ -130,11 +130,14 @@ CG_EXPORT CUresult cuMemAllocManaged(CUdeviceptr *dptr, size_t bytesize, unsigne
 /* The block is taken out before the call: right after it another thread may get the same address. */
 static CUresult free_pointer(CUresult (*real)(CUdeviceptr), CUdeviceptr pointer) {
   struct cg_block block;
-  bool known = cg_block_take(CG_KIND_POINTER, pointer, &block) || cg_block_take(CG_KIND_STOCKED, pointer, &block);
+  bool known = cg_block_take(CG_KIND_POINTER, pointer, &block) || cg_block_take(CG_KIND_STOCKED, pointer, &block) ||
+               cg_block_take(CG_KIND_IMPORTED, pointer, &block); /* of another process's pool */
   CUresult result = real(pointer);
   if (!known) return result;
   if (result != CUDA_SUCCESS) {
     cg_block_add(&block);
+  } else if (block.kind == CG_KIND_IMPORTED) {
+    cg_export_leave(block.bytes);
   } else if (block.kind == CG_KIND_POINTER) {
     cg_exported_block_return(&block);
   } else {

@@ -88,10 +88,12 @@ CG_EXPORT CUresult cuMemAllocFromPoolAsync_ptsz(CUdeviceptr *dptr, size_t bytesi
 static CUresult free_async(CUresult (*real)(CUdeviceptr, CUstream), CUdeviceptr pointer, CUstream given, CUstream stream) {
   struct cg_block block, export;
   if (!cg_is_tenant() || cg_capturing(stream)) return real(pointer, given);
-  bool known = cg_block_take(CG_KIND_STOCKED, pointer, &block) || cg_block_take(CG_KIND_POINTER, pointer, &block);
+  bool known = cg_block_take(CG_KIND_STOCKED, pointer, &block) || cg_block_take(CG_KIND_POINTER, pointer, &block) ||
+               cg_block_take(CG_KIND_IMPORTED, pointer, &block);
   CUresult result = real(pointer, given);
   if (!known) return result;
   if (result != CUDA_SUCCESS) cg_block_add(&block);
+  else if (block.kind == CG_KIND_IMPORTED) cg_export_leave(block.bytes);
   else if (block.kind == CG_KIND_STOCKED) cg_pool_took(&block, stream);
   else if (cg_block_find(CG_KIND_IPC, pointer, &export)) cg_exported_block_return(&block);
   else cg_free_deferred(&block, stream);
@@ -195,13 +197,32 @@ CG_EXPORT CUresult cuMemPoolImportFromShareableHandle(CUmemoryPool *pool_out, vo
   return result;
 }
 
-/* Blocks of an imported pool need an imported pool, which has passed the check above. */
+/* A block of another process's pool, known by what is handed over. Its memory outlives its exporter's
+ * free while others have it; see pools.c. */
 CG_EXPORT CUresult cuMemPoolImportPointer(CUdeviceptr *ptr_out, CUmemoryPool pool, CUmemPoolPtrExportData *shareData) {
   CG_DRIVER(cuMemPoolImportPointer);
-  return driver->cuMemPoolImportPointer(ptr_out, pool, shareData);
+  if (!cg_is_tenant() || !shareData) return driver->cuMemPoolImportPointer(ptr_out, pool, shareData);
+  uint64_t digest = cg_digest(shareData, sizeof *shareData);
+  if (!cg_export_open(digest)) {
+    cg_note_denied(cg_gpu_current());
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  CUresult result = driver->cuMemPoolImportPointer(ptr_out, pool, shareData);
+  if (result != CUDA_SUCCESS) {
+    cg_export_leave(digest);
+    return result;
+  }
+  struct cg_block import = {.key = *ptr_out, .bytes = digest, .kind = CG_KIND_IMPORTED, .references = 1};
+  driver->x_cuCtxGetCurrent(&import.context);
+  cg_block_add(&import);
+  return result;
 }
 
 CG_EXPORT CUresult cuMemPoolExportPointer(CUmemPoolPtrExportData *shareData_out, CUdeviceptr ptr) {
   CG_DRIVER(cuMemPoolExportPointer);
-  return driver->cuMemPoolExportPointer(shareData_out, ptr);
+  CUresult result = driver->cuMemPoolExportPointer(shareData_out, ptr);
+  if (result != CUDA_SUCCESS || !cg_is_tenant()) return result;
+  if (cg_block_add(&(struct cg_block){.key = ptr, .kind = CG_KIND_IPC}))
+    cg_export_offer(cg_digest(shareData_out, sizeof *shareData_out), ptr, -1);
+  return result;
 }

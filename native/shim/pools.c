@@ -173,8 +173,26 @@ void cg_pool_gave(CUmemoryPool pool, CUdeviceptr pointer, uint64_t bytes) {
   if (cg_block_add(&block)) change_live(pool, bytes, 0);
 }
 
+/* Importers must free a block before its exporter does, and the driver keeps it for those who do not:
+ * no figure of the pool tells that, nor how much of the pool the block's memory was a part of. So all
+ * that the pool is charged is charged once more, until the last importer lets go. */
+static void keep_for_importers(const struct cg_block *block) {
+  struct cg_process *process = cg_process();
+  struct cg_block export;
+  if (!cg_block_take(CG_KIND_IPC, block->key, &export) || !cg_exported_held(block->key)) return;
+  cg_lock_take(&process->pool_lock);
+  const struct cg_row *row = cg_table_find(&process->pools, POOL_KEY(block->context));
+  uint64_t bytes = row ? row->value[CHARGED] : 0;
+  int gpu = row ? STATE_GPU(row) : CG_UNCHARGED_GPU;
+  cg_lock_give(&process->pool_lock);
+  if (gpu == CG_UNCHARGED_GPU) return;
+  cg_charge_truth(gpu, bytes);
+  cg_exported_return(gpu, bytes, block->key, true);
+}
+
 void cg_pool_took(const struct cg_block *block, CUstream stream) {
   struct cg_row row;
+  keep_for_importers(block);
   change_live((CUmemoryPool)block->context, 0, block->bytes);
   if (DESTROYED((uint64_t)(uintptr_t)block->context) && bury((uint64_t)(uintptr_t)block->context, &row))
     return_buried(&row, stream);

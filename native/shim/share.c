@@ -163,6 +163,14 @@ static void withdraw_object(struct cgpu_usage *usage, uint64_t object) {
   }
 }
 
+bool cg_exported_held(uint64_t object) {
+  struct cgpu_usage *usage = table();
+  if (!usage) return false;
+  if (object_held(usage, object)) return true;
+  withdraw_object(usage, object);
+  return false;
+}
+
 void cg_exported_return(int gpu, uint64_t bytes, uint64_t object, bool exported) {
   if (exported && bytes && cg_block_outlive(object, gpu, bytes)) cg_exports_settle(gpu);
   else cg_return(gpu, bytes);

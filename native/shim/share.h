@@ -32,6 +32,8 @@ void cg_imports_drop_context(CUcontext context);
 void cg_exported_return(int gpu, uint64_t bytes, uint64_t object, bool exported);
 /* The same for a CG_KIND_POINTER. */
 void cg_exported_block_return(const struct cg_block *block);
+/* Whether other processes may still have something of the object, which this process has offered. */
+bool cg_exported_held(uint64_t object);
 /* Returns what was waiting for others to let go. */
 void cg_exports_settle(int gpu);
 
