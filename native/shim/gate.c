@@ -172,9 +172,11 @@ void cg_gate_leave(struct cg_pass *pass, CUresult result) {
     gate_drop(stream->gpu, amount);
     gate_unlock();
   } else {
+    if (stream->thread) atomic_store(&stream->marker_due, true);
     uint64_t submitted = atomic_fetch_add(&stream->submitted, amount) + amount;
     if (pass->work != CG_WORK_MEMOP) atomic_store_explicit(&stream->kernel_end, submitted, memory_order_relaxed);
     if (note_launch(stream, pass, submitted)) gate_mark(stream);
+    if (stream->thread) atomic_store(&stream->marker_due, false);
   }
   errno = saved;
 }

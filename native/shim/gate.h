@@ -57,6 +57,7 @@ struct gate_stream {
   int thread;                     /* whose per-thread default stream; 0: an ordinary stream */
   _Atomic(bool) gone;             /* destroyed by its owner; only its markers are still watched */
   _Atomic(uint64_t) submitted;    /* by calls that have returned */
+  _Atomic(bool) marker_due;       /* of a thread's default stream: the marker behind `submitted` is on its way */
   _Atomic(uint64_t) kernel_end;   /* `submitted` after the latest kernel or graph */
   _Atomic(uint64_t) retired;      /* written with the lock */
   _Atomic(uint64_t) marked;       /* `upto` of the latest marker */

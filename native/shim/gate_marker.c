@@ -92,8 +92,10 @@ void gate_collect(struct gate_stream *stream) {
   }
   uint64_t submitted = atomic_load(&stream->submitted);
   if (submitted == atomic_load(&stream->retired)) return;
-  /* Another thread's default stream cannot be named here; its every launch has a marker, and this is
-   * only what had none, because an event could not be recorded. A capture forbids queries. */
+  /* Another thread's default stream cannot be named here; its every launch has a marker, unless that
+   * is still on its way, and this is only what had none, because an event could not be recorded. A
+   * capture forbids queries. */
+  if (stream->thread && (atomic_load(&stream->marker_due) || gate_has_markers(stream))) return;
   bool nameable = !stream->thread && !atomic_load(&stream->gone);
   if (nameable && (gate_capturing() || !driver->x_cuStreamQuery)) return;
   if (nameable && driver->x_cuStreamQuery(stream->stream) == CUDA_ERROR_NOT_READY) return;

@@ -99,7 +99,10 @@ static CUresult card_event_create(CUevent *event, unsigned flags) {
   return CUDA_SUCCESS;
 }
 static CUresult card_event_destroy(CUevent event) { return event ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE; }
+static uint64_t record_delay_ns; /* what recording an event takes, beside the work that runs */
+static void rest_until(uint64_t at_ns);
 static CUresult card_event_record(CUevent event, CUstream stream) {
+  if (record_delay_ns) rest_until(futex_now_ns() + record_delay_ns);
   if (is_capturing(stream)) atomic_fetch_add(&illegal, 1);
   pthread_mutex_lock(&card_lock);
   records++;

@@ -274,6 +274,20 @@ static void test_default_streams_of_threads(void) {
   CHECK(stream_queries == queries); /* handle 2 would be the watcher's own */
 }
 
+/* The watcher looks while the marker of a thread's launch is still being recorded. */
+static void test_marker_that_comes_late(void) {
+  settle();
+  grant(CGPU_GRANT_CLOSED, 0, 2);
+  grant(CGPU_GRANT_OPEN, UINT64_MAX, 2);
+  record_delay_ns = 20 * MS;
+  launch(CU_STREAM_PER_THREAD, KERNEL_KEY, 200 * MS);
+  record_delay_ns = 0;
+  grant(CGPU_GRANT_CLOSED, 0, 2);
+  CHECK(await(CGPU_GATE_BUSY, 0));
+  CHECK(futex_now_ns() >= done_ns[index_of(CU_STREAM_PER_THREAD)]);
+  settle();
+}
+
 /* Without a heartbeat the tenant runs in its own part of the window, until the arbiter is back. */
 static void test_alone_against_the_clock(void) {
   settle();
@@ -316,6 +330,7 @@ int main(void) {
   test_destroyed_stream_is_watched_to_its_end();
   test_destroyed_context_takes_its_work_along();
   test_default_streams_of_threads();
+  test_marker_that_comes_late();
   test_alone_against_the_clock();
   return 0;
 }
