@@ -169,7 +169,8 @@ def test_a_killed_process_gives_back_its_memory_within_a_second(node: Node):
         "--",
         "sh",
         "-c",
-        f"{' '.join(CLIENT)} fill & echo $!; wait; echo over; cat",
+        # A background command of a shell reads /dev/null, at whose end the client would end by itself.
+        f"exec 3<&0; {' '.join(CLIENT)} fill <&3 & echo $!; wait; echo over; cat",
     )
     assert process.stdout is not None
     client = int(process.stdout.readline())
