@@ -127,10 +127,8 @@ struct cg_pass {
 void cg_gate_enter(struct cg_pass *pass, enum cg_work work, CUstream stream, uint64_t key);
 /* After the real call; `result` is its status. */
 void cg_gate_leave(struct cg_pass *pass, CUresult result);
-/* Capture of a stream began or ended (hooks of capture); the host has waited for work (hooks of
- * sync: stream null means the whole context). */
+/* Capture of a stream began or ended. */
 void cg_gate_capture(CUstream stream, bool capturing);
-void cg_gate_synchronized(CUstream stream, CUresult result);
 /* A stream or context is about to go: nothing of the gate's may use it any more. */
 void cg_gate_forget_stream(CUstream stream);
 void cg_gate_forget_context(CUcontext context);

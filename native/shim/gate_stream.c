@@ -200,11 +200,6 @@ void gate_sync_end(const struct gate_sync *sync, CUresult result) {
   gate_unlock();
 }
 
-void cg_gate_synchronized(CUstream stream, CUresult result) {
-  (void)stream, (void)result;
-  gate_watch_kick();
-}
-
 void gate_mark_tails(void) {
   struct gate_sync tails;
   sync_all(&tails, current_context());

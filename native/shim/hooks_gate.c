@@ -3,15 +3,11 @@
 #include "gate.h"
 #include "memory.h"
 
-#define DRIVER(name)                            \
-  const struct cg_driver *driver = cg_driver(); \
-  if (!driver || !driver->name) return CUDA_ERROR_NOT_FOUND
-
 /* ---- sync: what was submitted before the wait began has finished when it ends ---- */
 
 #define SYNC(name, remember, params, args) \
   CG_EXPORT CUresult name params {         \
-    DRIVER(name);                          \
+    CG_DRIVER(name);                       \
     struct gate_sync sync;                 \
     remember;                              \
     CUresult result = driver->name args;   \
@@ -25,9 +21,9 @@ SYNC(cuCtxSynchronize, gate_sync_context(&sync, NULL), (void), ())
 SYNC(cuCtxSynchronize_v2, gate_sync_context(&sync, ctx), (CUcontext ctx), (ctx))
 
 CG_EXPORT CUresult cuEventSynchronize(CUevent hEvent) {
-  DRIVER(cuEventSynchronize);
+  CG_DRIVER(cuEventSynchronize);
   CUresult result = driver->cuEventSynchronize(hEvent);
-  cg_gate_synchronized(NULL, result);
+  gate_watch_kick(); /* what lies before the event is not known here: the watcher looks */
   cg_stocks_synchronized();
   return result;
 }
@@ -41,14 +37,14 @@ static CUresult ended(CUstream stream, CUresult result) {
 
 #define BEGIN(name, stream, params, args)       \
   CG_EXPORT CUresult name params {              \
-    DRIVER(name);                               \
+    CG_DRIVER(name);                               \
     cg_gate_capture(stream, true);              \
     CUresult result = driver->name args;        \
     return result ? ended(stream, result) : result; \
   }
 #define END(name, stream, params, args)        \
   CG_EXPORT CUresult name params {             \
-    DRIVER(name);                              \
+    CG_DRIVER(name);                              \
     return ended(stream, driver->name args);   \
   }
 #define TO_GRAPH_PARAMS                                                                                      \
@@ -74,13 +70,13 @@ END(cuStreamEndCaptureToCig_ptsz, CG_PTSZ(hStream), (CUstream hStream), (hStream
 /* ---- the end of a stream ---- */
 
 CG_EXPORT CUresult cuStreamDestroy(CUstream hStream) {
-  DRIVER(cuStreamDestroy);
+  CG_DRIVER(cuStreamDestroy);
   cg_gate_forget_stream(hStream);
   return driver->cuStreamDestroy(hStream);
 }
 
 CG_EXPORT CUresult cuStreamDestroy_v2(CUstream hStream) {
-  DRIVER(cuStreamDestroy_v2);
+  CG_DRIVER(cuStreamDestroy_v2);
   cg_gate_forget_stream(hStream);
   return driver->cuStreamDestroy_v2(hStream);
 }
@@ -121,7 +117,7 @@ static void leave_part(struct part *part, CUstream stream, CUresult result) {
 
 CG_EXPORT CUresult cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *launchParamsList, unsigned int numDevices,
                                                         unsigned int flags) {
-  DRIVER(cuLaunchCooperativeKernelMultiDevice);
+  CG_DRIVER(cuLaunchCooperativeKernelMultiDevice);
   struct part part[DEVICES];
   unsigned count = launchParamsList && numDevices <= DEVICES ? numDevices : 0;
   for (unsigned i = 0; i < count; i++) enter_part(&part[i], &launchParamsList[i]);
