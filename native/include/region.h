@@ -50,6 +50,11 @@
 #define CGPU_GRANT_FREE 2u   /* no gate at all (policy 5, or compute is not managed) */
 #define CGPU_GRANT_STATE(word) ((word)&3u)
 
+/* ---- grants: gpu.demand, for people who look ---- */
+#define CGPU_DEMAND_WANT 0x1u /* waits for a slot */
+#define CGPU_DEMAND_BUSY 0x2u /* has work on the GPU */
+#define CGPU_DEMAND_HOLD 0x4u /* has the slot */
+
 /* ---- usage: slot.state ---- */
 #define CGPU_SLOT_FREE 0u
 #define CGPU_SLOT_LIVE 1u /* owned: its byte of `locks` is locked by the owner */
@@ -113,7 +118,13 @@
   X(uint32_t, memory_layer,         108, agent) /* 0 shim, 1 driver, 2 broker */ \
   X(uint64_t, busy_ns,              112, arbiter) /* time charged to the tenant so far */ \
   X(uint64_t, total_bytes,          120, agent) /* of the card */ \
-  A(uint8_t,  reserved,             128, 128, agent)
+  X(uint64_t, waited_ns,            128, arbiter) /* time in which it wanted the GPU and did not hold it */ \
+  X(uint64_t, turns,                136, arbiter) /* slots that it got, extensions of a slot included */ \
+  X(uint64_t, preempted,            144, arbiter) /* slots that ended by time while it had work */ \
+  X(uint64_t, preempting,           152, arbiter) /* slots of others that ended so and were followed by its own */ \
+  X(uint32_t, compute_limit_percent, 160, agent)  /* 1..100: cap beside the guarantee; 0: none given */ \
+  X(uint32_t, demand,               164, arbiter) /* CGPU_DEMAND_*: what it does at the gate now */ \
+  A(uint8_t,  reserved,              88, 168, agent)
 
 /* For a living process whose charge is above the card's truth: what it may return itself. */
 #define CGPU_GRANTS_SURPLUS_FIELDS(X, A) \
@@ -137,7 +148,8 @@
   A(uint8_t,  reserved1,             32,  32, tenant) /* doorbell on a cache line of its own */ \
   X(uint32_t, doorbell,              64, tenant) /* futex: rung when a gate word changes to want or idle */ \
   X(uint32_t, reserved2,             68, tenant) \
-  A(uint8_t,  reserved,              56,  72, tenant)
+  X(uint64_t, worked_ns,             72, tenant) /* learnt cost of the work that has finished */ \
+  A(uint8_t,  reserved,              48,  80, tenant)
 
 #define CGPU_USAGE_SLOT_FIELDS(X, A) \
   X(uint32_t, state,                  0, any)  /* CGPU_SLOT_* */ \

@@ -11,7 +11,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
 from wsgiref.types import StartResponse, WSGIEnvironment
@@ -31,7 +31,7 @@ from cgpu.errors import (
     RefusedError,
     UsageError,
 )
-from cgpu.model.tenant import GpuPolicy, Policy, Share, Tenant
+from cgpu.model.tenant import Policy, Share, Tenant
 from cgpu.region.writer import Owner
 
 _LOG: Final = logging.getLogger(__name__)
@@ -174,12 +174,9 @@ class Api:
         gpu = self._state.gpu(request.name)
         with self._state.lock:
             old, new = self._state.policy(gpu), request.body
-            policy = old.policy
-            if "policy" in new:
-                policy = None if new["policy"] is None else Policy(new["policy"])
-            self._state.set_policy(
-                gpu, GpuPolicy(policy, new.get("max_tenants", old.max_tenants), new.get("overcommit", old.overcommit))
-            )
+            if new.get("policy") is not None:
+                new = {**new, "policy": Policy(new["policy"])}
+            self._state.set_policy(gpu, replace(old, **new))
         return Answer(HTTPStatus.OK, self._views.gpu(gpu))
 
     def _get_tenant(self, request: Request) -> Answer:
@@ -214,6 +211,7 @@ class Api:
             gpu_uuid=self._state.gpu(row["gpu"]).uuid,
             memory_bytes=row["memory_bytes"],
             compute_percent=row.get("compute_percent"),
+            compute_limit_percent=row.get("compute_limit_percent"),
             weight=row.get("weight", 1),
             priority=row.get("priority", 0),
         )

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from cgpu import __version__
 from cgpu.agent.schema import Schema
-from cgpu.model.tenant import MAX_TENANTS_PER_GPU
+from cgpu.model.tenant import MAX_TENANTS_PER_GPU, PRIO_RATIO_MAX, PRIO_RATIO_MIN, QUANTUM_MS_MAX
 from cgpu.model.units import COMPUTE_PERCENT_MAX, WEIGHT_MAX
 
 BYTES_MAX: Final = (1 << 44) - 256  # what the region's account can count
@@ -43,19 +43,31 @@ def _string(description: str = "", pattern: str = "") -> dict[str, Any]:
     return schema
 
 
+def _number(description: str) -> dict[str, Any]:
+    return {"type": "number", "minimum": 0, "maximum": 100, "description": description}
+
+
 _BOOLEAN: Final[dict[str, Any]] = {"type": "boolean"}
 _GPU: Final = _string("index of the GPU as NVML counts, or its UUID", GPU_NAME)
 _MEMORY: Final = _integer(1, BYTES_MAX, "bytes that the tenant may hold, contexts included")
 _COMPUTE: Final = _integer(
     1, COMPUTE_PERCENT_MAX, "percent of the card's time; enforced under policies 3 and 4, else recorded"
 )
+_COMPUTE_LIMIT: Final = _integer(
+    1, COMPUTE_PERCENT_MAX, "percent of the card's time that it never exceeds, whoever else is idle; not under policy 5"
+)
 _WEIGHT: Final = _integer(1, WEIGHT_MAX, "share of time relative to the others'; above 1 turns the default policy to 2")
 _PRIORITY: Final = _integer(0, 1, "0 normal, 1 high")
 
-SHARE_REQUEST: Final = _object(
-    {"gpu": _GPU, "memory_bytes": _MEMORY, "compute_percent": _COMPUTE, "weight": _WEIGHT, "priority": _PRIORITY},
-    ["gpu", "memory_bytes"],
-)
+_AMOUNTS: Final = {
+    "memory_bytes": _MEMORY,
+    "compute_percent": _COMPUTE,
+    "compute_limit_percent": _COMPUTE_LIMIT,
+    "weight": _WEIGHT,
+    "priority": _PRIORITY,
+}
+
+SHARE_REQUEST: Final = _object({"gpu": _GPU, **_AMOUNTS}, ["gpu", "memory_bytes"])
 TENANT_REQUEST: Final = _object(
     {
         "name": _string("what people call it; the id where none is given", TENANT_NAME),
@@ -70,14 +82,23 @@ TENANT_REQUEST: Final = _object(
     },
     ["shares"],
 )
-SHARE_CHANGE: Final = _object(
-    {"gpu": _GPU, "memory_bytes": _MEMORY, "compute_percent": _COMPUTE, "weight": _WEIGHT, "priority": _PRIORITY}, []
-)
+SHARE_CHANGE: Final = _object({"gpu": _GPU, **_AMOUNTS}, [])
+_POLICY_SETTINGS: Final = {
+    "max_inst": _integer(1, MAX_TENANTS_PER_GPU, "most tenants; policy 0 cuts the card's time into so many slices"),
+    "overcommit": {**_BOOLEAN, "description": "quotas may add up to more than the card"},
+    "prio_ratio": _integer(
+        PRIO_RATIO_MIN, PRIO_RATIO_MAX, "percent of the card's time that high priority may take from the others"
+    ),
+    "quantum_ms": _integer(1, QUANTUM_MS_MAX, "length of a slot in milliseconds"),
+    "share_slots": {
+        **_BOOLEAN,
+        "description": "tenants that leave the card idle in their slots have them together",
+    },
+}
 POLICY_CHANGE: Final = _object(
     {
         "policy": _nullable(_integer(0, 5, "null: 1, or 2 once a weight is above 1")),
-        "max_tenants": _integer(1, MAX_TENANTS_PER_GPU),
-        "overcommit": {**_BOOLEAN, "description": "quotas may add up to more than the card"},
+        **_POLICY_SETTINGS,
     },
     [],
 )
@@ -100,6 +121,7 @@ SHARE: Final = _object(
         "memory_bytes": _integer(),
         "memory_layer": {"type": "string", "enum": ["shim", "driver", "broker"]},
         "compute_percent": _nullable(_integer(1, COMPUTE_PERCENT_MAX)),
+        "compute_limit_percent": _nullable(_integer(1, COMPUTE_PERCENT_MAX)),
         "compute_enforced": {
             **_BOOLEAN,
             "description": "whether compute_percent is enforced under the policy in force",
@@ -111,9 +133,15 @@ SHARE: Final = _object(
         "used_bytes": _integer(0, None, "charged, and what the card holds beyond it"),
         "overhead_bytes": _integer(0, None, "what the card holds beyond the charges, by NVML"),
         "peak_bytes": _integer(),
+        "asked_percent": _number("of the card's time, if every tenant on it had work"),
+        "got_percent": _number("of the card's time, in the last second or so"),
+        "waiting": {**_BOOLEAN, "description": "it wants the card and does not hold it"},
         "utilisation_percent": _integer(0, 100),
         "busy_ns": _integer(0, None, "the card's time charged to the tenant so far"),
-        "waited_ns": _integer(0, None, "time that its living processes have waited for the card"),
+        "waited_ns": _integer(0, None, "time in which it wanted the card and did not hold it"),
+        "turns": _integer(0, None, "slots that it got"),
+        "preempted": _integer(0, None, "slots that ended by time while it had work"),
+        "preempting": _integer(0, None, "slots of others that ended so and were followed by its own"),
         "launches": _integer(0, None, "work submitted by its living processes"),
         "oom_count": _integer(0, None, "allocations refused for the quota"),
         "denied_count": _integer(0, None, "calls refused for another reason"),
@@ -152,8 +180,7 @@ GPU: Final = _object(
         "policy": _integer(0, 5, "in force"),
         "policy_chosen": _nullable(_integer(0, 5)),
         "compute_layer": {"type": "string", "enum": ["slots", "none"]},
-        "max_tenants": _integer(1, MAX_TENANTS_PER_GPU),
-        "overcommit": _BOOLEAN,
+        **_POLICY_SETTINGS,
         "tenants": _integer(),
         "arbiter": {
             "type": "object",

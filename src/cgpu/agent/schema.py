@@ -15,6 +15,7 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "array": (list,),
     "string": (str,),
     "integer": (int,),
+    "number": (int, float),
     "boolean": (bool,),
     "null": (type(None),),
 }
@@ -41,7 +42,7 @@ def check(value: object, schema: Schema, where: str = "body") -> None:
 
 
 def _is(value: object, name: str) -> bool:
-    return isinstance(value, _TYPES[name]) and not (name == "integer" and isinstance(value, bool))
+    return isinstance(value, _TYPES[name]) and not (name in ("integer", "number") and isinstance(value, bool))
 
 
 def _check_object(value: dict[str, Any], schema: Schema, where: str) -> None:

@@ -12,7 +12,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -48,6 +48,7 @@ class ShareChange:
     gpu: str | None = None  # index or UUID; None: every GPU of the tenant
     memory_bytes: int | None = None
     compute_percent: int | None = None
+    compute_limit_percent: int | None = None
     weight: int | None = None
     priority: int | None = None
 
@@ -488,13 +489,8 @@ def _same_wish(known: Tenant, asked: Tenant) -> bool:
 
 
 def _changed(share: Share, change: ShareChange) -> Share:
-    return Share(
-        gpu_uuid=share.gpu_uuid,
-        memory_bytes=share.memory_bytes if change.memory_bytes is None else change.memory_bytes,
-        compute_percent=share.compute_percent if change.compute_percent is None else change.compute_percent,
-        weight=share.weight if change.weight is None else change.weight,
-        priority=share.priority if change.priority is None else change.priority,
-    )
+    wanted = {name: value for name, value in asdict(change).items() if name != "gpu" and value is not None}
+    return replace(share, **wanted)
 
 
 _LAYERS: Final = (MemoryLayer.SHIM, MemoryLayer.DRIVER, MemoryLayer.BROKER)
@@ -502,7 +498,14 @@ _LAYERS: Final = (MemoryLayer.SHIM, MemoryLayer.DRIVER, MemoryLayer.BROKER)
 
 def _tenant_of(grants: GrantsSnapshot) -> Tenant:
     shares = tuple(
-        Share(row.gpu_uuid, row.quota_bytes, row.compute_percent or None, max(row.weight, 1), row.priority)
+        Share(
+            row.gpu_uuid,
+            row.quota_bytes,
+            row.compute_percent or None,
+            row.compute_limit_percent or None,
+            max(row.weight, 1),
+            row.priority,
+        )
         for row in grants.gpus
     )
     layer = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
 from cgpu import __version__
 from cgpu.agent.documents import Record
@@ -12,7 +12,11 @@ from cgpu.agent.ports import GpuNode
 from cgpu.agent.state import NodeState
 from cgpu.agent.survey import Survey
 from cgpu.model.tenant import ComputeLayer, Gpu, Policy, Share
+from cgpu.region.layout import CGPU_DEMAND_HOLD, CGPU_DEMAND_WANT
 from cgpu.region.reader import GrantedGpu
+
+_PPM_PER_PERCENT: Final = 10_000
+_WANT_AND_HOLD: Final = CGPU_DEMAND_WANT | CGPU_DEMAND_HOLD
 
 
 class Views:
@@ -83,8 +87,11 @@ class Views:
             "policy": int(self._state.policy_in_force(gpu)),
             "policy_chosen": None if policy.policy is None else int(policy.policy),
             "compute_layer": str(self._state.compute_layer(gpu)),
-            "max_tenants": policy.max_tenants,
+            "max_inst": policy.max_inst,
             "overcommit": policy.overcommit,
+            "prio_ratio": policy.prio_ratio,
+            "quantum_ms": policy.quantum_ms,
+            "share_slots": policy.share_slots,
             "tenants": len(shares),
             "arbiter": dict(self._state.arbiter.counters(gpu)),
         }
@@ -115,6 +122,7 @@ class Views:
             "memory_bytes": share.memory_bytes,
             "memory_layer": str(record.tenant.memory_layer),
             "compute_percent": share.compute_percent,
+            "compute_limit_percent": share.compute_limit_percent,
             "compute_enforced": policy.enforces_compute_percent,
             "compute_layer": str(self._state.compute_layer(gpu) if gpu else ComputeLayer.NONE),
             "weight": share.weight,
@@ -136,9 +144,15 @@ class Views:
             "used_bytes": used_bytes,
             "overhead_bytes": attributed.overhead_bytes,
             "peak_bytes": used.peak_bytes if used else 0,
+            "asked_percent": granted.share_ppm / _PPM_PER_PERCENT if granted else 0,
+            "got_percent": granted.utilisation_percent if granted else 0,
+            "waiting": granted is not None and granted.demand & _WANT_AND_HOLD == CGPU_DEMAND_WANT,
             "utilisation_percent": granted.utilisation_percent if granted else 0,
             "busy_ns": granted.busy_ns if granted else 0,
-            "waited_ns": sum(slot.waited_ns for slot in slots),
+            "waited_ns": granted.waited_ns if granted else 0,
+            "turns": granted.turns if granted else 0,
+            "preempted": granted.preempted if granted else 0,
+            "preempting": granted.preempting if granted else 0,
             "launches": sum(slot.launches for slot in slots),
             "oom_count": used.oom_count if used else 0,
             "denied_count": used.denied_count if used else 0,

@@ -9,6 +9,14 @@ from collections.abc import Callable
 from cgpu.model.units import parse_memory, parse_percent, parse_weight
 from cgpu.settings import Settings
 
+_AMOUNTS = {
+    "memory": "memory_bytes",
+    "compute": "compute_percent",
+    "compute_limit": "compute_limit_percent",
+    "weight": "weight",
+    "priority": "priority",
+}
+
 Subparsers = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public name for it
 Verb = Callable[[argparse.Namespace, Settings], int]
 
@@ -52,4 +60,19 @@ def add_share(parser: argparse.ArgumentParser, *, memory_required: bool) -> None
         type=parse_percent,
         help="share of time: 30 or 30%%; enforced under policies 3 and 4 only",
     )
+    parser.add_argument(
+        "--compute-limit",
+        metavar="PERCENT",
+        type=parse_percent,
+        help="never more of the time than that, whoever else is idle; not under policy 5",
+    )
     parser.add_argument("--weight", metavar="N", type=parse_weight, help="weight under policy 2: 1 to 1000")
+    parser.add_argument(
+        "--priority", type=int, choices=(0, 1), help="1: high, served before the others up to the GPU's prio_ratio"
+    )
+
+
+def share_amounts(options: argparse.Namespace) -> dict[str, int]:
+    """What was given of ``add_share``'s amounts, by the API's names."""
+    given = ((name, getattr(options, option)) for option, name in _AMOUNTS.items())
+    return {name: value for name, value in given if value is not None}

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from cgpu.adapters.native import SHIM, content_named_copy, native_library
 from cgpu.cli.client import AgentClient, SilentAgentError, tenant_path
-from cgpu.cli.parsers import Subparsers, add_share, add_verb
+from cgpu.cli.parsers import Subparsers, add_share, add_verb, share_amounts
 from cgpu.cli.private_agent import agent_or_private
 from cgpu.errors import AgentError, UsageError
 from cgpu.settings import Settings
@@ -79,8 +79,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _create(tenant_id: str, options: argparse.Namespace, settings: Settings) -> tuple[AgentClient, dict[str, Any]]:
-    share = {"memory_bytes": options.memory, "compute_percent": options.compute, "weight": options.weight}
-    share = {name: value for name, value in share.items() if value is not None}
+    share = share_amounts(options)
     body = {
         "name": options.name or tenant_id,
         "shares": [{"gpu": gpu, **share} for gpu in options.gpu or ["0"]],

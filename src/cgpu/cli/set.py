@@ -6,7 +6,7 @@ import argparse
 
 from cgpu.cli import render
 from cgpu.cli.client import AgentClient, tenant_path
-from cgpu.cli.parsers import Subparsers, add_json, add_share, add_verb
+from cgpu.cli.parsers import Subparsers, add_json, add_share, add_verb, share_amounts
 from cgpu.cli.ps import listing
 from cgpu.errors import UsageError
 from cgpu.settings import Settings
@@ -27,21 +27,14 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("tenant", help="its id or name, as `cgpu ps` shows it")
     parser.add_argument("--gpu", metavar="IDX|UUID", help="one of the tenant's GPUs; all of them when not given")
     add_share(parser, memory_required=False)
-    parser.add_argument("--priority", type=int, choices=(0, 1), help="1: high")
     add_json(parser)
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Change it, and print it as it is now."""
-    wanted = {
-        "memory_bytes": options.memory,
-        "compute_percent": options.compute,
-        "weight": options.weight,
-        "priority": options.priority,
-    }
-    change = {name: value for name, value in wanted.items() if value is not None}
+    change: dict[str, int | str] = {**share_amounts(options)}
     if not change:
-        raise UsageError("nothing to change", "give --memory, --compute, --weight or --priority")
+        raise UsageError("nothing to change", "give --memory, --compute, --compute-limit, --weight or --priority")
     if options.gpu is not None:
         change["gpu"] = options.gpu
     tenant = AgentClient.of(settings).patch(tenant_path(options.tenant), change)

@@ -29,10 +29,10 @@ def admit(gpu: Gpu, policy: GpuPolicy, occupancy: Occupancy, request: Share) -> 
     Over-commit of memory is allowed only where the GPU's policy says so; a single share above the
     card is refused in any case, and so is the 21st tenant.
     """
-    if len(occupancy.shares) >= policy.max_tenants:
+    if len(occupancy.shares) >= policy.max_inst:
         raise CapacityError(
             "Error occurs when creating cGPU instance: unknown: "
-            f"GPU {gpu.uuid} already has {len(occupancy.shares)} tenants (maximum {policy.max_tenants})",
+            f"GPU {gpu.uuid} already has {len(occupancy.shares)} tenants (maximum {policy.max_inst})",
             "end a tenant, or use another GPU",
         )
     fits_card(gpu, request)

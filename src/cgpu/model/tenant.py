@@ -7,6 +7,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 MAX_TENANTS_PER_GPU: Final = 20  # as cGPU: at most 20 instances on a card
+PRIO_RATIO_MIN: Final = 20  # cGPU's range of prio_ratio
+PRIO_RATIO_MAX: Final = 99
+PRIO_RATIO_DEFAULT: Final = 80
+QUANTUM_MS_MAX: Final = 1000
+QUANTUM_MS_DEFAULT: Final = 10  # long beside the hand-over (some 100 us), short beside a reader's patience
 
 
 class Policy(enum.IntEnum):
@@ -61,6 +66,7 @@ class Share:
     gpu_uuid: str
     memory_bytes: int
     compute_percent: int | None = None  # 1..100; None: none given
+    compute_limit_percent: int | None = None  # 1..100: never more than that; None: no cap of its own
     weight: int = 1  # 1..1000
     priority: int = 0  # 0 normal, 1 high
 
@@ -110,8 +116,11 @@ class GpuPolicy:
     """How one GPU is shared. ``policy`` None: 1, or 2 once a tenant's weight is above 1 (as cGPU)."""
 
     policy: Policy | None = None
-    max_tenants: int = MAX_TENANTS_PER_GPU
+    max_inst: int = MAX_TENANTS_PER_GPU  # most tenants, and the slices into which policy 0 cuts the time
     overcommit: bool = False
+    prio_ratio: int = PRIO_RATIO_DEFAULT  # 20..99: percent of the time that high priority may take from the others
+    quantum_ms: int = QUANTUM_MS_DEFAULT  # 1..1000: length of a slot
+    share_slots: bool = False  # tenants that leave the card idle in their slots have them together
 
     def in_force(self, shares: tuple[Share, ...]) -> Policy:
         """The policy that holds for these shares of the GPU."""

@@ -28,6 +28,10 @@ CGPU_GRANT_CLOSED: Final = 0
 CGPU_GRANT_OPEN: Final = 1
 CGPU_GRANT_FREE: Final = 2
 
+CGPU_DEMAND_WANT: Final = 0x1
+CGPU_DEMAND_BUSY: Final = 0x2
+CGPU_DEMAND_HOLD: Final = 0x4
+
 CGPU_SLOT_FREE: Final = 0
 CGPU_SLOT_LIVE: Final = 1
 
@@ -87,7 +91,13 @@ class GrantsGpu(ctypes.LittleEndianStructure):
         ("memory_layer", _u32),
         ("busy_ns", _u64),
         ("total_bytes", _u64),
-        ("reserved", _u8 * 128),
+        ("waited_ns", _u64),
+        ("turns", _u64),
+        ("preempted", _u64),
+        ("preempting", _u64),
+        ("compute_limit_percent", _u32),
+        ("demand", _u32),
+        ("reserved", _u8 * 88),
     )
 
 
@@ -122,7 +132,8 @@ class UsageGpu(ctypes.LittleEndianStructure):
         ("reserved1", _u8 * 32),
         ("doorbell", _u32),
         ("reserved2", _u32),
-        ("reserved", _u8 * 56),
+        ("worked_ns", _u64),
+        ("reserved", _u8 * 48),
     )
 
 

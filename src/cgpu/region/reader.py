@@ -52,6 +52,13 @@ class GrantedGpu:
     memory_layer: int
     busy_ns: int
     total_bytes: int
+    share_ppm: int = 0  # of the card, if every tenant had work
+    waited_ns: int = 0
+    turns: int = 0
+    preempted: int = 0
+    preempting: int = 0
+    compute_limit_percent: int = 0  # 0: none given
+    demand: int = 0  # CGPU_DEMAND_*
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +274,13 @@ def _granted(index: int, row: layout.GrantsGpu) -> GrantedGpu:
         memory_layer=row.memory_layer,
         busy_ns=row.busy_ns,
         total_bytes=row.total_bytes,
+        share_ppm=row.share_ppm,
+        waited_ns=row.waited_ns,
+        turns=row.turns,
+        preempted=row.preempted,
+        preempting=row.preempting,
+        compute_limit_percent=row.compute_limit_percent,
+        demand=row.demand,
     )
 
 

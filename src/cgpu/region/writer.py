@@ -149,6 +149,7 @@ def _intent(row: Row, memory_layer: MemoryLayer) -> dict[str, int]:
         "quota_bytes": row.share.memory_bytes,
         "policy": int(row.policy),
         "compute_percent": row.share.compute_percent or 0,
+        "compute_limit_percent": row.share.compute_limit_percent or 0,
         "weight": row.share.weight,
         "priority": row.share.priority,
         "memory_layer": _MEMORY_LAYER[memory_layer],

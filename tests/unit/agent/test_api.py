@@ -96,7 +96,7 @@ def test_a_tenant_from_its_making_to_its_end(call: Call):
         ("PATCH", "/v1/tenants/none", {"weight": 2}, 404, "no_such_tenant"),
         ("PATCH", "/v1/gpus/0", {"policy": 6}, 400, "usage"),
         ("PATCH", "/v1/gpus/0", {"policy": 3}, 409, "refused"),
-        ("PATCH", "/v1/gpus/0", {"max_tenants": 21}, 400, "usage"),
+        ("PATCH", "/v1/gpus/0", {"max_inst": 21}, 400, "usage"),
     ],
 )
 def test_what_is_wrong_is_said_with_a_status(call: Call, method: str, path: str, body: Any, status: int, code: str):
