@@ -53,7 +53,9 @@ int cgpu_seat_open(struct cgpu_seat *seat, uint64_t id, int usage_fd, int grants
   }
   seat->grants = grants;
   seat->taken = true;
+  const struct cgpu_grants_gpu *gpu = &seat->grants->gpu[row];
   seat->published.state = CGPU_GRANT_STATE(atomic_load(ATOMIC(&seat->grants->gpu[row].grant)));
+  seat->base = (struct cgpu_seat_account){gpu->busy_ns, gpu->waited_ns, gpu->turns, gpu->preempted, gpu->preempting};
   return 0;
 }
 
@@ -139,8 +141,17 @@ void cgpu_seat_set_share(struct cgpu_seat *seat, struct cgpu_seat_share share) {
   STORE(&gpu->quantum_ns, share.quantum_ns);
 }
 
-void cgpu_seat_beat(struct cgpu_seat *seat, uint64_t now_ns, uint64_t busy_ns) {
-  STORE(&seat->grants->gpu[seat->row].busy_ns, busy_ns);
+void cgpu_seat_account(struct cgpu_seat *seat, const struct cgpu_seat_account *account, uint32_t demand) {
+  struct cgpu_grants_gpu *gpu = &seat->grants->gpu[seat->row];
+  STORE(&gpu->busy_ns, seat->base.busy_ns + account->busy_ns);
+  STORE(&gpu->waited_ns, seat->base.waited_ns + account->waited_ns);
+  STORE(&gpu->turns, seat->base.turns + account->turns);
+  STORE(&gpu->preempted, seat->base.preempted + account->preempted);
+  STORE(&gpu->preempting, seat->base.preempting + account->preempting);
+  STORE(&gpu->demand, demand);
+}
+
+void cgpu_seat_beat(struct cgpu_seat *seat, uint64_t now_ns) {
   STORE(&seat->grants->header.heartbeat_ns, now_ns);
 }
 

@@ -1,6 +1,7 @@
 /* turns.h - the turns of one GPU: a state machine over policy.h, as pure as it is.
  *
- *             somebody wants              others want, quantum over
+ *             somebody may have it        others want, quantum over;
+ *                                         its budget is used up
  *   nobody ------------------> open(i) -----------------------------> draining(i)
  *     ^                          |  i has nothing in flight               |  i drained, or two
  *     +--------------------------+--------------------------------------- +  quanta have passed
@@ -15,6 +16,11 @@
  * its own is still on it gets a turn after two rounds whatever it owes, the next one after four, and
  * so on in doubles until it has drained. What it owes it still pays: only the order changes.
  *
+ * A holder that will be first again when its quantum ends goes on without a pause; that is decided a
+ * little early, and taken back when somebody wakes up meanwhile who comes first. So whoever wakes up
+ * waits at most one quantum, plus what the holder has on the card then. Tenants of high priority end
+ * the turns of others at once.
+ *
  * Use: advance to the present, observe what the tenants' gate words say, decide, and publish each
  * tenant's grant. All times are nanoseconds of one monotonic clock.
  */
@@ -28,34 +34,44 @@
 enum cgpu_turns_phase { CGPU_TURNS_IDLE, CGPU_TURNS_OPEN, CGPU_TURNS_DRAINING };
 
 struct cgpu_turns_tenant {
-  bool want;         /* a thread of it waits for a grant */
-  bool busy;         /* launched work of it may be unfinished */
-  uint16_t rescues;  /* turns that it got out of order since it last drained */
-  uint64_t stuck_ns; /* since when it wants the card while running on it without a turn; 0: it does not */
+  bool want;           /* a thread of it waits for a grant */
+  bool busy;           /* launched work of it may be unfinished */
+  uint16_t rescues;    /* turns that it got out of order since it last drained */
+  uint64_t stuck_ns;   /* since when it wants the card while running on it without a turn; 0: it does not */
+  uint64_t waited_ns;  /* time in which it wanted the card and had no turn */
+  uint64_t turns;      /* that it got, extensions of a turn included */
+  uint64_t preempted;  /* turns that ended by time while it had work */
+  uint64_t preempting; /* turns of others that ended so and were followed by its own */
 };
 
 struct cgpu_turns {
   struct cgpu_policy policy;
-  uint32_t phase; /* enum cgpu_turns_phase */
-  int32_t holder; /* or CGPU_POLICY_NOBODY */
-  uint64_t now_ns;      /* charged up to here */
-  uint64_t start_ns;    /* of the holder's turn */
-  uint64_t deadline_ns; /* its end; CGPU_TURNS_NEVER while nobody else wants the card */
-  uint64_t drain_ns;    /* when a draining holder is passed over */
-  uint64_t overruns;    /* holders passed over so far */
+  uint32_t phase;     /* enum cgpu_turns_phase */
+  int32_t holder;     /* or CGPU_POLICY_NOBODY */
+  int32_t ousted;     /* whose turn has ended by time, until the next one begins; or CGPU_POLICY_NOBODY */
+  uint64_t now_ns;    /* charged up to here */
+  uint64_t start_ns;  /* of the holder's present quantum; in the future where that was decided early */
+  uint64_t end_ns;    /* of that quantum; CGPU_TURNS_NEVER while nobody else may have the card */
+  uint64_t budget_ns; /* when the holder's budget will be used up; CGPU_TURNS_NEVER: nothing bounds it */
+  uint64_t drain_ns;  /* when a draining holder is passed over */
+  uint64_t overruns;  /* holders passed over so far */
   struct cgpu_turns_tenant tenant[CGPU_POLICY_TENANTS];
 };
 
 struct cgpu_turns_grant {
   uint32_t state;       /* CGPU_GRANT_* of region.h */
-  uint32_t contenders;  /* tenants that want or hold the card */
+  uint32_t contenders;  /* tenants that want or hold the card; at least 2 for one whose idleness counts */
   uint64_t deadline_ns; /* of an open grant */
 };
 
-CGPU_ARBITER_API void cgpu_arbiter_turns_init(struct cgpu_turns *turns, uint32_t kind, uint64_t quantum_ns,
+CGPU_ARBITER_API void cgpu_arbiter_turns_init(struct cgpu_turns *turns, const struct cgpu_policy_settings *settings,
                                               uint64_t now_ns);
-/* Another policy or quantum; virtual times and turns go on. */
-CGPU_ARBITER_API void cgpu_arbiter_turns_policy(struct cgpu_turns *turns, uint32_t kind, uint64_t quantum_ns);
+/* Other settings; virtual times and turns go on. */
+CGPU_ARBITER_API void cgpu_arbiter_turns_set(struct cgpu_turns *turns, const struct cgpu_policy_settings *settings);
+/* A tenant's place, or CGPU_POLICY_NOBODY when all are taken. */
+CGPU_ARBITER_API int cgpu_arbiter_turns_join(struct cgpu_turns *turns, const struct cgpu_policy_share *share);
+CGPU_ARBITER_API void cgpu_arbiter_turns_share(struct cgpu_turns *turns, int tenant,
+                                               const struct cgpu_policy_share *share);
 CGPU_ARBITER_API void cgpu_arbiter_turns_leave(struct cgpu_turns *turns, int tenant);
 
 /* Charges the time since the last call to those that had the card. */
