@@ -123,6 +123,7 @@ static void grow(struct cgpu_policy *policy, struct cgpu_policy_tenant *tenant, 
   if (tenant->backlogged && credit > full) most = credit;
   tenant->budget = least_of(tenant->budget + (int64_t)(time_ns * cap), most);
   if (tenant->budget >= full) unthrottle(policy, tenant);
+  if (tenant->budget <= 0) tenant->throttled = true;
 }
 
 void cgpu_arbiter_policy_pass(struct cgpu_policy *policy, uint64_t time_ns) {
@@ -133,6 +134,7 @@ void cgpu_arbiter_policy_pass(struct cgpu_policy *policy, uint64_t time_ns) {
   uint64_t ratio = policy->settings.prio_ratio * PPM_PER_PERCENT;
   policy->priority_budget = least_of(policy->priority_budget + (int64_t)(time_ns * ratio), full_budget(policy));
   if (policy->priority_budget == full_budget(policy)) policy->priority_throttled = false;
+  if (policy->priority_budget <= 0) policy->priority_throttled = true;
   advance_clock(policy);
 }
 
@@ -146,14 +148,8 @@ void cgpu_arbiter_policy_charge(struct cgpu_policy *policy, int index, uint64_t 
   if (time_ns > LONGEST_NS) time_ns = LONGEST_NS;
   tenant->charged_ns += time_ns;
   tenant->virtual_time += virtual_length(policy, tenant, time_ns);
-  if (takes_from_others(policy, tenant)) {
-    policy->priority_budget = spent(policy->priority_budget, time_ns);
-    if (policy->priority_budget <= 0) policy->priority_throttled = true;
-  }
-  if (cap_ppm(policy, tenant) < CGPU_PPM) {
-    tenant->budget = spent(tenant->budget, time_ns);
-    if (tenant->budget <= 0) tenant->throttled = true;
-  }
+  if (takes_from_others(policy, tenant)) policy->priority_budget = spent(policy->priority_budget, time_ns);
+  if (cap_ppm(policy, tenant) < CGPU_PPM) tenant->budget = spent(tenant->budget, time_ns);
   advance_clock(policy);
 }
 

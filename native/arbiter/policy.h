@@ -112,10 +112,12 @@ CGPU_ARBITER_API void cgpu_arbiter_policy_leave(struct cgpu_policy *policy, int 
 CGPU_ARBITER_API void cgpu_arbiter_policy_wake(struct cgpu_policy *policy, int tenant);
 CGPU_ARBITER_API void cgpu_arbiter_policy_sleep(struct cgpu_policy *policy, int tenant);
 
-/* `time_ns` has passed, at most 1000 s, whoever had the card: budgets grow. */
-CGPU_ARBITER_API void cgpu_arbiter_policy_pass(struct cgpu_policy *policy, uint64_t time_ns);
-/* The tenant has used `time_ns` of the card, at most 1000 s. */
+/* The tenant has used `time_ns` of the card, at most 1000 s. What is charged for a stretch of time is
+ * charged before that stretch passes, so that no credit is cut off which is used up at the same time. */
 CGPU_ARBITER_API void cgpu_arbiter_policy_charge(struct cgpu_policy *policy, int tenant, uint64_t time_ns);
+/* `time_ns` has passed, at most 1000 s, whoever had the card: budgets grow, and who has none left is
+ * throttled until a quantum's worth is there. */
+CGPU_ARBITER_API void cgpu_arbiter_policy_pass(struct cgpu_policy *policy, uint64_t time_ns);
 
 /* Whether the tenant has work, and no budget keeps it from the card. */
 CGPU_ARBITER_API bool cgpu_arbiter_policy_eligible(const struct cgpu_policy *policy, int tenant);

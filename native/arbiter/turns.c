@@ -77,7 +77,6 @@ void cgpu_arbiter_turns_advance(struct cgpu_turns *turns, uint64_t now_ns) {
   uint64_t time_ns = now_ns - turns->now_ns;
   turns->now_ns = now_ns;
   if (native(turns)) return;
-  cgpu_arbiter_policy_pass(&turns->policy, time_ns);
   unsigned occupants = 0;
   for (int i = 0; i < (int)CGPU_POLICY_TENANTS; i++) {
     occupants += occupies(turns, i);
@@ -86,6 +85,7 @@ void cgpu_arbiter_turns_advance(struct cgpu_turns *turns, uint64_t now_ns) {
   for (int i = 0; occupants && i < (int)CGPU_POLICY_TENANTS; i++) {
     if (occupies(turns, i)) cgpu_arbiter_policy_charge(&turns->policy, i, time_ns / occupants);
   }
+  cgpu_arbiter_policy_pass(&turns->policy, time_ns);
 }
 
 void cgpu_arbiter_turns_skip(struct cgpu_turns *turns, uint64_t now_ns) {
