@@ -29,9 +29,8 @@ struct cgpu_arbiter {
 };
 
 static void look(struct cgpu_arbiter *arbiter, unsigned place) {
-  bool want, busy;
-  cgpu_seat_read(&arbiter->seat[place], &want, &busy);
-  cgpu_arbiter_turns_observe(&arbiter->turns, (int)place, want, busy);
+  struct cgpu_turns_sight sight = cgpu_seat_read(&arbiter->seat[place]);
+  cgpu_arbiter_turns_observe(&arbiter->turns, (int)place, &sight);
 }
 
 static void look_at_all(struct cgpu_arbiter *arbiter) {
@@ -70,7 +69,7 @@ static void account(struct cgpu_arbiter *arbiter, unsigned place) {
   const struct cgpu_turns_tenant *tenant = &turns->tenant[place];
   struct cgpu_seat_account had = {turns->policy.tenant[place].charged_ns, tenant->waited_ns, tenant->turns,
                                   tenant->preempted, tenant->preempting};
-  uint32_t demand = (tenant->want ? CGPU_DEMAND_WANT : 0) | (tenant->busy ? CGPU_DEMAND_BUSY : 0) |
+  uint32_t demand = (tenant->sight.want ? CGPU_DEMAND_WANT : 0) | (tenant->sight.busy ? CGPU_DEMAND_BUSY : 0) |
                     (turns->holder == (int)place ? CGPU_DEMAND_HOLD : 0);
   cgpu_seat_account(&arbiter->seat[place], &had, demand);
 }
@@ -109,6 +108,8 @@ static uint64_t step(struct cgpu_arbiter *arbiter, int place) {
     look(arbiter, (unsigned)place);
   } else if (place == WOKEN_BY_ANY) {
     look_at_rung(arbiter);
+  } else if (arbiter->turns.phase == CGPU_TURNS_DRAINING) {
+    look(arbiter, (unsigned)arbiter->turns.holder); /* what it waits for elsewhere is not announced here */
   }
   do {
     next_ns = cgpu_arbiter_turns_decide(&arbiter->turns);
@@ -123,7 +124,7 @@ static uint64_t step(struct cgpu_arbiter *arbiter, int place) {
  * like that on a card with many tenants, and each doorbell costs at every sleep. */
 static bool waits_its_turn(const struct cgpu_arbiter *arbiter, unsigned place) {
   const struct cgpu_turns_tenant *tenant = &arbiter->turns.tenant[place];
-  return tenant->want && !tenant->busy && arbiter->turns.holder != (int)place;
+  return tenant->sight.want && !tenant->sight.busy && arbiter->turns.holder != (int)place;
 }
 
 /* Sleeps until a word changes or the time has come. Returns the place whose doorbell rang, or
@@ -207,12 +208,13 @@ static uint64_t queue_ns(const struct cgpu_policy *policy, unsigned place, bool 
 static void set_shares(struct cgpu_arbiter *arbiter) {
   const struct cgpu_policy *policy = &arbiter->turns.policy;
   bool priority = priority_present(policy);
-  struct cgpu_seat_share share = {.window_ns = policy->settings.quantum_ns * CGPU_PPM / least_share_ppm(arbiter)};
+  struct cgpu_seat_share share = {.quantum_ns = policy->settings.quantum_ns};
+  share.window_ns = share.quantum_ns * CGPU_PPM / least_share_ppm(arbiter);
   if (share.window_ns > WINDOW_MAX_NS) share.window_ns = WINDOW_MAX_NS;
   for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
     if (!arbiter->seat[i].taken) continue;
     share.share_ppm = cgpu_arbiter_policy_share_ppm(policy, (int)i);
-    share.quantum_ns = queue_ns(policy, i, priority);
+    share.queue_ns = queue_ns(policy, i, priority);
     cgpu_seat_set_share(&arbiter->seat[i], share);
     share.offset_ppm += share.share_ppm;
   }
@@ -355,8 +357,8 @@ int cgpu_arbiter_tenant(struct cgpu_arbiter *arbiter, uint64_t id, struct cgpu_a
         .turns = turns->tenant[place].turns,
         .preempted = turns->tenant[place].preempted,
         .preempting = turns->tenant[place].preempting,
-        .want = turns->tenant[place].want,
-        .busy = turns->tenant[place].busy,
+        .want = turns->tenant[place].sight.want,
+        .busy = turns->tenant[place].sight.busy,
         .holder = turns->holder == place,
         .share_ppm = cgpu_arbiter_policy_share_ppm(&turns->policy, place),
     };

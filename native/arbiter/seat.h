@@ -34,7 +34,7 @@ int cgpu_seat_open(struct cgpu_seat *seat, uint64_t id, int usage_fd, int grants
 void cgpu_seat_close(struct cgpu_seat *seat);
 
 /* What the gate words of the tenant's living processes say. Nothing when the file is unreadable. */
-void cgpu_seat_read(struct cgpu_seat *seat, bool *want, bool *busy);
+struct cgpu_turns_sight cgpu_seat_read(struct cgpu_seat *seat);
 
 /* Whether the doorbell was rung since that read, as far as can be told. */
 bool cgpu_seat_rung(const struct cgpu_seat *seat);
@@ -48,7 +48,7 @@ void cgpu_seat_publish(struct cgpu_seat *seat, struct cgpu_turns_grant grant);
 /* Where the tenant's part of the common window lies, for times without an agent. */
 struct cgpu_seat_share {
   uint32_t share_ppm, offset_ppm;
-  uint64_t window_ns, quantum_ns;
+  uint64_t window_ns, quantum_ns, queue_ns;
 };
 void cgpu_seat_set_share(struct cgpu_seat *seat, struct cgpu_seat_share share);
 /* Writes what the tenant has had since the seat was taken, on top of what it had before, and what it

@@ -5,6 +5,7 @@
 
 /* Quanta that a holder may go on after the end of its turn. */
 #define DRAIN_QUANTA 2
+#define LONG_QUANTA 50 /* and so many more at most, where it runs what is known to take that long */
 /* Rounds (a quantum for each contender) before a tenant is taken for stuck, and how often they double. */
 #define STUCK_ROUNDS 2
 #define MOST_DOUBLES 6
@@ -59,7 +60,7 @@ void cgpu_arbiter_turns_leave(struct cgpu_turns *turns, int tenant) {
 }
 
 static bool active(const struct cgpu_turns *turns, int tenant) {
-  return turns->tenant[tenant].want || turns->tenant[tenant].busy;
+  return turns->tenant[tenant].sight.want || turns->tenant[tenant].sight.busy;
 }
 
 static bool may_launch(const struct cgpu_turns *turns, int tenant) {
@@ -69,7 +70,13 @@ static bool may_launch(const struct cgpu_turns *turns, int tenant) {
 /* Who has the card now: the holder while it has work, woken but not yet launching included, and
  * whoever was passed over and still runs. */
 static bool occupies(const struct cgpu_turns *turns, int tenant) {
-  return tenant == turns->holder ? active(turns, tenant) : turns->tenant[tenant].busy;
+  return tenant == turns->holder ? active(turns, tenant) : turns->tenant[tenant].sight.busy;
+}
+
+static unsigned occupants(const struct cgpu_turns *turns) {
+  unsigned count = 0;
+  for (int i = 0; i < (int)CGPU_POLICY_TENANTS; i++) count += occupies(turns, i);
+  return count;
 }
 
 void cgpu_arbiter_turns_advance(struct cgpu_turns *turns, uint64_t now_ns) {
@@ -77,13 +84,10 @@ void cgpu_arbiter_turns_advance(struct cgpu_turns *turns, uint64_t now_ns) {
   uint64_t time_ns = now_ns - turns->now_ns;
   turns->now_ns = now_ns;
   if (native(turns)) return;
-  unsigned occupants = 0;
+  unsigned count = occupants(turns);
   for (int i = 0; i < (int)CGPU_POLICY_TENANTS; i++) {
-    occupants += occupies(turns, i);
-    if (turns->tenant[i].want && !may_launch(turns, i)) turns->tenant[i].waited_ns += time_ns;
-  }
-  for (int i = 0; occupants && i < (int)CGPU_POLICY_TENANTS; i++) {
-    if (occupies(turns, i)) cgpu_arbiter_policy_charge(&turns->policy, i, time_ns / occupants);
+    if (turns->tenant[i].sight.want && !may_launch(turns, i)) turns->tenant[i].waited_ns += time_ns;
+    if (occupies(turns, i)) cgpu_arbiter_policy_charge(&turns->policy, i, time_ns / count);
   }
   cgpu_arbiter_policy_pass(&turns->policy, time_ns);
 }
@@ -98,24 +102,23 @@ void cgpu_arbiter_turns_skip(struct cgpu_turns *turns, uint64_t now_ns) {
  * card, and while it holds it with work in flight. */
 static void update(struct cgpu_turns *turns, int index) {
   struct cgpu_turns_tenant *tenant = &turns->tenant[index];
-  bool backlogged = tenant->want || (turns->holder == index && tenant->busy);
-  bool stuck = tenant->want && tenant->busy && turns->holder != index;
-  if (!tenant->busy) tenant->rescues = 0;
+  bool backlogged = tenant->sight.want || (turns->holder == index && tenant->sight.busy);
+  bool stuck = tenant->sight.want && tenant->sight.busy && turns->holder != index;
+  if (!tenant->sight.busy) tenant->rescues = 0;
   if (!stuck) tenant->stuck_ns = 0;
   if (stuck && !tenant->stuck_ns) tenant->stuck_ns = turns->now_ns;
   if (backlogged && !turns->policy.tenant[index].backlogged) cgpu_arbiter_policy_wake(&turns->policy, index);
   if (!backlogged && turns->policy.tenant[index].backlogged) cgpu_arbiter_policy_sleep(&turns->policy, index);
 }
 
-void cgpu_arbiter_turns_observe(struct cgpu_turns *turns, int tenant, bool want, bool busy) {
-  turns->tenant[tenant].want = want;
-  turns->tenant[tenant].busy = busy;
+void cgpu_arbiter_turns_observe(struct cgpu_turns *turns, int tenant, const struct cgpu_turns_sight *sight) {
+  turns->tenant[tenant].sight = *sight;
   update(turns, tenant);
 }
 
 static uint32_t contenders(const struct cgpu_turns *turns) {
   uint32_t count = 0;
-  for (int i = 0; i < (int)CGPU_POLICY_TENANTS; i++) count += i == turns->holder || turns->tenant[i].want;
+  for (int i = 0; i < (int)CGPU_POLICY_TENANTS; i++) count += i == turns->holder || turns->tenant[i].sight.want;
   return count;
 }
 
@@ -134,14 +137,14 @@ static int to_rescue(const struct cgpu_turns *turns) {
 /* Whether the holder is in somebody's way. */
 static bool rivalled(const struct cgpu_turns *turns) {
   for (int i = 0; i < (int)CGPU_POLICY_TENANTS; i++) {
-    if (i != turns->holder && turns->tenant[i].want && cgpu_arbiter_policy_eligible(&turns->policy, i)) return true;
+    if (i != turns->holder && turns->tenant[i].sight.want && cgpu_arbiter_policy_eligible(&turns->policy, i)) return true;
   }
   return to_rescue(turns) != CGPU_POLICY_NOBODY;
 }
 
 static bool preempted(const struct cgpu_turns *turns) {
   for (int i = 0; i < (int)CGPU_POLICY_TENANTS; i++) {
-    if (turns->tenant[i].want && cgpu_arbiter_policy_preempts(&turns->policy, i, turns->holder)) return true;
+    if (turns->tenant[i].sight.want && cgpu_arbiter_policy_preempts(&turns->policy, i, turns->holder)) return true;
   }
   return false;
 }
@@ -204,10 +207,18 @@ static void bound_quantum(struct cgpu_turns *turns) {
 static void drain(struct cgpu_turns *turns) {
   bool by_others = turns->now_ns >= turns->end_ns;
   turns->phase = CGPU_TURNS_DRAINING;
-  turns->drain_ns = turns->now_ns + DRAIN_QUANTA * quantum_ns(turns);
+  turns->closed_ns = turns->now_ns;
   if (!by_others) return;
   turns->tenant[turns->holder].preempted++;
   turns->ousted = turns->holder;
+}
+
+/* When a draining holder is passed over. What it is known to run takes as many times longer as there
+ * are others on the card; were it passed over for that, they would never be one after the other again. */
+static uint64_t patience_ns(const struct cgpu_turns *turns) {
+  const struct cgpu_turns_sight *sight = &turns->tenant[turns->holder].sight;
+  uint64_t most_ns = LONG_QUANTA * quantum_ns(turns), long_ns = least(sight->long_ns, most_ns) * occupants(turns);
+  return turns->closed_ns + DRAIN_QUANTA * quantum_ns(turns) + (sight->elsewhere ? 0 : least(long_ns, most_ns));
 }
 
 /* One look at an open turn. True: the machine has moved and must be looked at again. */
@@ -232,12 +243,12 @@ static bool look_at_open(struct cgpu_turns *turns) {
 }
 
 static bool look_at_draining(struct cgpu_turns *turns) {
-  bool rival = rivalled(turns), busy = turns->tenant[turns->holder].busy;
+  bool rival = rivalled(turns), busy = turns->tenant[turns->holder].sight.busy;
   if (!rival && cgpu_arbiter_policy_eligible(&turns->policy, turns->holder)) {
     open_turn(turns);
     return true;
   }
-  if (busy && (!rival || turns->now_ns < turns->drain_ns)) return false;
+  if (busy && (!rival || turns->now_ns < patience_ns(turns))) return false;
   turns->overruns += busy;
   hand_over(turns);
   return true;
@@ -262,7 +273,9 @@ static uint64_t next_moment(const struct cgpu_turns *turns) {
       bool ask = end_ns != CGPU_TURNS_NEVER && turns->now_ns < question_ns(turns) && first_at(turns, end_ns);
       return least(ask ? question_ns(turns) : end_ns, turns->budget_ns);
     }
-    case CGPU_TURNS_DRAINING: return turns->now_ns < turns->drain_ns ? turns->drain_ns : CGPU_TURNS_NEVER;
+    case CGPU_TURNS_DRAINING:
+      if (turns->now_ns >= patience_ns(turns)) return CGPU_TURNS_NEVER;
+      return least(patience_ns(turns), turns->now_ns + DRAIN_QUANTA * quantum_ns(turns));
     default: return CGPU_TURNS_NEVER;
   }
 }
