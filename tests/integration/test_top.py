@@ -124,6 +124,17 @@ def test_control_c_ends_it_and_the_terminal_is_restored(node: Node):
         assert "Traceback" not in "\n".join(terminal.look())
 
 
+@pytest.mark.usefixtures("agent")
+def test_it_ends_when_its_terminal_goes_and_neither_keys_nor_signals_tell(node: Node):
+    ours, programs = os.openpty()
+    top = subprocess.Popen(TOP, env=node.environment, stdin=subprocess.DEVNULL, stdout=programs, stderr=subprocess.PIPE)
+    os.close(programs)
+    assert b"\x1b[?1049h" in os.read(ours, 1 << 16)
+    os.close(ours)
+    _, errors = top.communicate(timeout=SECONDS)
+    assert (top.returncode, errors) == (0, b"")
+
+
 def test_an_error_of_ours_is_told_on_a_restored_terminal(node: Node):
     script = "import cgpu.cli.main, cgpu.cli.top as top; top.screen = lambda *size: [][0]; cgpu.cli.main.main(['top'])"
     with Terminal([sys.executable, "-c", script], node.environment) as terminal:
