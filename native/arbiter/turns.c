@@ -113,6 +113,7 @@ static void update(struct cgpu_turns *turns, int index) {
 
 void cgpu_arbiter_turns_observe(struct cgpu_turns *turns, int tenant, const struct cgpu_turns_sight *sight) {
   turns->tenant[tenant].sight = *sight;
+  if (tenant == turns->holder) turns->unseen = false;
   update(turns, tenant);
 }
 
@@ -204,11 +205,13 @@ static void bound_quantum(struct cgpu_turns *turns) {
   if (turns->end_ns < turns->now_ns || preempted(turns)) turns->end_ns = turns->now_ns;
 }
 
-static void drain(struct cgpu_turns *turns) {
-  bool by_others = turns->now_ns >= turns->end_ns;
+static void close_turn(struct cgpu_turns *turns) {
   turns->phase = CGPU_TURNS_DRAINING;
   turns->closed_ns = turns->now_ns;
-  if (!by_others) return;
+  turns->unseen = true;
+}
+
+static void oust(struct cgpu_turns *turns) {
   turns->tenant[turns->holder].preempted++;
   turns->ousted = turns->holder;
 }
@@ -229,8 +232,8 @@ static bool look_at_open(struct cgpu_turns *turns) {
   if (!active(turns, turns->holder)) {
     /* A lone holder keeps its grant, so that it launches again without asking. */
     if (turns->end_ns == CGPU_TURNS_NEVER && !bounded) return false;
-    hand_over(turns);
-    return true;
+    close_turn(turns);
+    return false;
   }
   if (turns->end_ns != CGPU_TURNS_NEVER && turns->now_ns >= question_ns(turns) && first_at(turns, turns->end_ns)) {
     turns->start_ns = turns->end_ns;
@@ -238,11 +241,13 @@ static bool look_at_open(struct cgpu_turns *turns) {
     count_turn(turns, turns->holder);
   }
   if (turns->now_ns < least(turns->end_ns, turns->budget_ns)) return false;
-  drain(turns);
-  return true;
+  if (turns->now_ns >= turns->end_ns) oust(turns);
+  close_turn(turns);
+  return false;
 }
 
 static bool look_at_draining(struct cgpu_turns *turns) {
+  if (turns->unseen) return false;
   bool rival = rivalled(turns), busy = turns->tenant[turns->holder].sight.busy;
   if (!rival && cgpu_arbiter_policy_eligible(&turns->policy, turns->holder)) {
     open_turn(turns);

@@ -22,8 +22,12 @@
  * waits at most one quantum, plus what the holder has on the card then. Tenants of high priority end
  * the turns of others at once.
  *
- * Use: advance to the present, observe what the tenants' gate words say, decide, and publish each
- * tenant's grant. All times are nanoseconds of one monotonic clock.
+ * A tenant that may launch does so without a word. So what was last seen of a holder means nothing
+ * once its turn is to end: it is closed first, and the machine goes on when it has been observed again.
+ *
+ * Use: advance to the present, observe what the tenants' gate words say, decide, publish each tenant's
+ * grant, and, where that closed one, observe its tenant and decide again. All times are nanoseconds of
+ * one monotonic clock.
  */
 #ifndef CGPU_ARBITER_TURNS_H
 #define CGPU_ARBITER_TURNS_H
@@ -61,6 +65,7 @@ struct cgpu_turns {
   uint64_t end_ns;    /* of that quantum; CGPU_TURNS_NEVER while nobody else may have the card */
   uint64_t budget_ns; /* when the holder's budget will be used up; CGPU_TURNS_NEVER: nothing bounds it */
   uint64_t closed_ns; /* since when a draining holder drains */
+  bool unseen;        /* it has not been observed since */
   uint64_t overruns;  /* holders passed over so far */
   struct cgpu_turns_tenant tenant[CGPU_POLICY_TENANTS];
 };

@@ -150,7 +150,7 @@
   X(uint32_t, doorbell,              64, tenant) /* futex: rung when a gate word changes to want or idle */ \
   X(uint32_t, reserved2,             68, tenant) \
   X(uint64_t, worked_ns,             72, tenant) /* learnt cost of the work that has finished */ \
-  X(uint64_t, long_ns,               80, tenant) /* learnt cost of a launch in flight that exceeds a slot; 0: none */ \
+  X(uint64_t, long_ns,               80, tenant) /* what a launch in flight may take beyond a slot; 0: nothing */ \
   A(uint8_t,  reserved,              40,  88, tenant)
 
 #define CGPU_USAGE_SLOT_FIELDS(X, A) \

@@ -10,6 +10,7 @@
 /* Copies of every size are one class, so what one costs says little: none counts for more than this
  * part of the quantum. */
 #define MEMOP_PART 8
+#define UNKNOWN_QUANTA 10
 #define STREAM_MEMOP_CLASS 2 /* the key that submit.c gives to operations on single words */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -41,12 +42,18 @@ static struct cgpu_usage_slot_gpu *own_slot(const struct gate_gpu *gpu) {
   return region->state == CG_REGION_READY ? &region->usage->slot[region->slot].gpu[gpu->row] : NULL;
 }
 
-uint64_t gate_long_ns(const struct gate_gpu *gpu) {
-  return own_slot(gpu) ? GATE_LOAD(&cg_region()->usage->gpu[gpu->row].long_ns) : 0;
+/* The arbiter waits longer for the end of what is known to be longer than a slot, and gives what is not
+ * known some time too, so that it is seen by itself when it is measured. */
+static void tell_long(struct gate_gpu *gpu, uint64_t known_ns) {
+  uint64_t told_ns = known_ns ? known_ns : UNKNOWN_QUANTA * gate_quantum_ns(gpu);
+  atomic_store(&gpu->long_ns, known_ns);
+  if (own_slot(gpu)) atomic_store((_Atomic(uint64_t) *)&cg_region()->usage->gpu[gpu->row].long_ns, told_ns);
 }
 
-static void tell_long(const struct gate_gpu *gpu, uint64_t cost_ns) {
-  if (own_slot(gpu)) atomic_store((_Atomic(uint64_t) *)&cg_region()->usage->gpu[gpu->row].long_ns, cost_ns);
+static void tell_not_long(struct gate_gpu *gpu) {
+  _Atomic(uint64_t) *told = (_Atomic(uint64_t) *)&cg_region()->usage->gpu[gpu->row].long_ns;
+  atomic_store(&gpu->long_ns, 0);
+  if (own_slot(gpu) && atomic_load(told)) atomic_store(told, 0);
 }
 
 static void ring(const struct gate_gpu *gpu) {
@@ -91,7 +98,7 @@ void gate_idle(struct gate_gpu *gpu) {
   struct cgpu_usage_slot_gpu *slot = own_slot(gpu);
   if (slot) slot->drained_ns = gpu->idle_ns ? gpu->idle_ns : futex_now_ns();
   gpu->idle_ns = 0;
-  if (gate_long_ns(gpu)) tell_long(gpu, 0);
+  tell_not_long(gpu);
   gate_show(gpu, true);
 }
 
@@ -132,8 +139,7 @@ static void enter(struct cg_pass *pass, enum cg_work work, struct gate_stream *s
     gate_wait(gpu, work, amount, taken);
     now_ns = 0;
   }
-  /* The arbiter waits longer for the end of what is known to be longer than a slot. */
-  if (known_ns > gate_quantum_ns(gpu) && work != CG_WORK_MEMOP) tell_long(gpu, known_ns);
+  if (!LIKELY(known_ns && known_ns < gate_quantum_ns(gpu)) && work != CG_WORK_MEMOP) tell_long(gpu, known_ns);
   *pass = (struct cg_pass){.gpu = gpu->row, .stream = stream->stream, .work = work, .key = key};
   pass->opaque[PASS_STREAM] = (uintptr_t)stream;
   pass->opaque[PASS_AMOUNT] = amount;

@@ -91,6 +91,7 @@ struct gate_gpu {
   uint64_t idle_ns;     /* since when nothing is in flight while BUSY is published; 0: not so */
   _Atomic(uint64_t) stall_ns; /* latest launch that passed because nothing got on */
   unsigned stalled;     /* how many such launches since something did */
+  _Atomic(uint64_t) long_ns; /* learnt cost of a launch in flight that exceeds a quantum; 0: none */
   bool used;
 };
 
@@ -112,7 +113,6 @@ static inline uint32_t gate_grant(const struct gate_gpu *gpu) {
 }
 #define GATE_LOAD(pointer) __atomic_load_n((pointer), __ATOMIC_RELAXED) /* of the contract's plain fields */
 uint64_t gate_quantum_ns(const struct gate_gpu *gpu);
-uint64_t gate_long_ns(const struct gate_gpu *gpu); /* learnt cost of a launch in flight that exceeds a quantum; or 0 */
 
 /* Adds to what is in flight and shows it to the arbiter; returns what was in flight before. */
 uint64_t gate_take(struct gate_gpu *gpu, uint64_t amount);

@@ -69,7 +69,7 @@ static bool pass_stalled(struct gate_gpu *gpu, uint64_t now_ns, uint64_t *until_
   uint64_t progress_ns = atomic_load(&gpu->progress_ns), stall_ns = atomic_load(&gpu->stall_ns);
   if (stall_ns <= progress_ns) gpu->stalled = 0;
   uint64_t since_ns = gpu->stalled ? stall_ns : progress_ns;
-  uint64_t quantum_ns = gate_quantum_ns(gpu), long_ns = gate_long_ns(gpu), most_ns = LONG_QUANTA * quantum_ns;
+  uint64_t quantum_ns = gate_quantum_ns(gpu), long_ns = atomic_load(&gpu->long_ns), most_ns = LONG_QUANTA * quantum_ns;
   uint64_t patience_ns = (quantum_ns + (long_ns < most_ns ? long_ns : most_ns)) << gpu->stalled;
   bool pass = now_ns >= since_ns + patience_ns;
   if (pass) {
@@ -118,6 +118,7 @@ static bool attempt(struct gate_gpu *gpu, enum cg_work work, uint64_t amount, ui
   before = gate_take(gpu, amount);
   /* Meanwhile the slot may have closed, before the arbiter could see that this process is busy, or
    * another thread may have taken the room. */
+  now_ns = futex_now_ns();
   if (slot_open(gpu, now_ns, &end_ns) && (stalled || fits(gpu, before, now_ns, end_ns))) return true;
   gate_lock();
   gate_drop(gpu, amount);

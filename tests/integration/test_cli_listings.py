@@ -68,7 +68,7 @@ def test_policy(busy: Node):
     assert busy.json("policy")[0]["policy"] == 1
     assert "2 weighted" in busy.cgpu("policy", "weighted").stdout
     assert busy.json("policy", "5")[0]["compute_layer"] == "none"
-    assert busy.json("policy", "default", "--overcommit", "--max-tenants", "3")[0]["overcommit"]
+    assert busy.json("policy", "default", "--overcommit", "--max-inst", "3")[0]["overcommit"]
     assert busy.cgpu("policy", "3").returncode == 3
     assert busy.cgpu("policy", "nonsense").returncode == 2
     assert busy.cgpu("policy", "--gpu", "7").returncode == 3
