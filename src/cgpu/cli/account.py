@@ -75,7 +75,7 @@ def _rows(query: AccountQuery, settings: Settings) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = client.get(f"/v1/account?{urlencode(asked)}" if asked else "/v1/account")
     except NoAgentError:
         # A private agent ends with its last tenant, and its ledger stays.
-        if client.path != settings.agent_socket or not settings.account.exists():
+        if client.path != settings.runtime_dir / "agent.sock" or not settings.account.exists():
             raise
         from cgpu.agent.ledger import Ledger
 
