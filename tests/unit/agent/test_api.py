@@ -154,8 +154,8 @@ def test_a_gpu_without_an_account_is_no_error_and_one_that_is_none_is(call: Call
         ("tenant=%00", "tenant"),
         ("gpu=a%20b", "gpu"),
         ("since=1&since=1", "since"),
-        ("since", "query"),
-        ("tenant=%ff", "query"),
+        ("since", "query is malformed"),
+        ("tenant=%ff", "query is malformed"),
     ],
 )
 def test_a_parameter_that_is_unknown_or_malformed_is_named(call: Call, query: str, named: str):

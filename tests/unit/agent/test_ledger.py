@@ -262,7 +262,8 @@ def test_what_is_no_ledger_is_set_aside_and_said_once(
 def test_a_ledger_that_is_damaged_under_a_running_agent_is_set_aside_and_what_is_not_lost_goes_on(
     world: World, state: NodeState
 ):
-    state.create(tenant())
+    state.create(tenant("a"))
+    state.create(tenant("idle"))
     count(state, COUNTED)
     state.account()
     state.ledger.close()
@@ -272,8 +273,28 @@ def test_a_ledger_that_is_damaged_under_a_running_agent_is_set_aside_and_what_is
         rows(state)
     count(state, COUNTED + Counters(got_ns=S))
     state.account()
-    assert total(rows(state)) == Counters(got_ns=S)
+    assert [(row["name"], row["got_ns"]) for row in rows(state)] == [("a", S), ("idle", 0)]
     assert path.with_name("account.sqlite3.unreadable").exists()
+
+
+def test_damage_that_only_a_question_finds_is_set_aside_by_the_next_write(world: World, state: NodeState):
+    state.create(tenant())
+    for minute in range(600):  # several pages
+        world.now_ns = minute * 60 * S
+        count(state, Counters(got_ns=minute * S))
+        state.account()
+    state.ledger.close()
+    with state.ledger.path.open("r+b") as file:
+        file.seek(7 * 4096)  # an old page, which no write touches
+        file.write(b"\xff" * 4096)
+    state.account()
+    assert not list(world.folder.glob("*.unreadable"))
+    with pytest.raises(StateError, match="malformed"):
+        rows(state)
+    count(state, Counters(got_ns=600 * S))
+    state.account()
+    assert total(rows(state)) == Counters(got_ns=S)
+    assert list(world.folder.glob("*.unreadable"))
 
 
 def test_a_second_damage_is_not_set_aside_again(world: World, state: NodeState, caplog: pytest.LogCaptureFixture):
@@ -310,6 +331,30 @@ def test_a_ledger_that_cannot_be_written_for_a_while_loses_nothing(
     world.tick(reconciler, 5)
     assert total(rows(state, tenant="a")) == COUNTED + COUNTED
     assert total(rows(state, tenant="ends")) == COUNTED
+
+
+def test_tenants_that_come_and_go_while_the_ledger_cannot_be_opened_are_not_lost(world: World, state: NodeState):
+    folder = world.folder / "later"
+    state.ledger = Ledger(folder / "account.sqlite3", world.wall_clock)
+    for _ in range(2):
+        state.create(tenant())
+        count(state, COUNTED)
+        state.remove("a")
+    state.create(tenant())
+    count(state, COUNTED)
+    state.account()
+    folder.mkdir()
+    state.account()
+    assert total(rows(state)) == COUNTED + COUNTED + COUNTED
+
+
+def test_a_foreign_region_left_in_the_folder_counts_for_nobody(world: World, state: NodeState):
+    state.create(tenant())
+    count(state, COUNTED)
+    state.close()
+    shutil.copytree(state.region("a"), state.region("z"))
+    count(state, COUNTED + COUNTED, "z")
+    assert total(rows(world.recovered())) == COUNTED
 
 
 def test_a_ledger_that_was_deleted_begins_again(world: World, state: NodeState, reconciler: Reconciler):
