@@ -279,19 +279,22 @@ def test_a_ledger_that_is_damaged_under_a_running_agent_is_set_aside_and_what_is
 
 def test_damage_that_only_a_question_finds_is_set_aside_by_the_next_write(world: World, state: NodeState):
     state.create(tenant())
-    for minute in range(600):  # several pages
-        world.now_ns = minute * 60 * S
-        count(state, Counters(got_ns=minute * S))
-        state.account()
     state.ledger.close()
+    database = sqlite3.connect(state.ledger.path)
+    days = range(int(world.started_s) - 20 * 86400, int(world.started_s), 600)
+    database.execute("UPDATE share SET began = ?", (days[0],))
+    database.executemany("INSERT INTO minute VALUES (?, 1, 1, 1, 1, 1, 1)", [(minute,) for minute in days])
+    database.commit()
+    database.close()
     with state.ledger.path.open("r+b") as file:
-        file.seek(7 * 4096)  # an old page, which no write touches
+        file.seek(state.ledger.path.stat().st_size // 8192 * 4096)  # a page in the middle, which no write touches
         file.write(b"\xff" * 4096)
+    count(state, Counters(got_ns=S))
     state.account()
     assert not list(world.folder.glob("*.unreadable"))
     with pytest.raises(StateError, match="malformed"):
         rows(state)
-    count(state, Counters(got_ns=600 * S))
+    count(state, Counters(got_ns=2 * S))
     state.account()
     assert total(rows(state)) == Counters(got_ns=S)
     assert list(world.folder.glob("*.unreadable"))
