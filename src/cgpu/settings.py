@@ -71,6 +71,11 @@ class Settings:
         """The agent's checkpoint."""
         return self.runtime_dir / "checkpoint.json"
 
+    @property
+    def account(self) -> Path:
+        """The agent's ledger of time."""
+        return self.runtime_dir / "account.sqlite3"
+
 
 def simulated_node(sim_state: Path) -> str:
     """The name of the folder of a simulated machine's agent: one agent per machine, whatever its path."""

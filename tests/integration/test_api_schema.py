@@ -13,9 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from cgpu.adapters.checkpoint import CheckpointStore
 from cgpu.agent.api import PEER, Api, Peer
 from cgpu.agent.documentation import openapi
+from cgpu.agent.ledger import Ledger
 from cgpu.agent.locks import GpuLocks
 from cgpu.agent.state import NodeState
 from cgpu.agent.views import Views
+from cgpu.model.tenant import Share, Tenant
+from cgpu.model.units import GIB
 from cgpu.testing.fakes import FakeArbiter, FakeHost, FakeNode, gpu
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "openapi.json"
@@ -35,7 +38,9 @@ def schema(tmp_path: Path) -> Any:
         cgroups=host,
         processes=host,
         locks=GpuLocks(tmp_path / "locks"),
+        ledger=Ledger(tmp_path / "account.sqlite3"),
     )
+    state.create(Tenant("t", "t", (Share(gpu(0).uuid, GIB),)))  # the account is not empty
     api = Api(state, Views(state, node, private=False, runtime_dir=str(tmp_path)), owner_uid=0)
 
     def application(environment: dict[str, Any], start_response: Any) -> Any:
@@ -63,7 +68,9 @@ def test_the_api_does_what_its_document_says(schema: Any, path: str, method: str
     every()
 
 
-@pytest.mark.parametrize(("path", "method"), [(path, method) for path, method in OPERATIONS if "{" in path])
+@pytest.mark.parametrize(
+    ("path", "method"), [(path, method) for path, method in OPERATIONS if "{" in path or path == "/v1/account"]
+)
 def test_what_the_document_forbids_is_refused_cleanly(schema: Any, path: str, method: str):
     @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
     @given(case=schema[path][method].as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE))

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
+from urllib.parse import parse_qsl
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from cgpu.agent.documentation import POLICY_CHANGE, SHARE_CHANGE, TENANT_ID, TENANT_REQUEST, openapi
+from cgpu.agent.documentation import ACCOUNT_QUERY, POLICY_CHANGE, SHARE_CHANGE, TENANT_ID, TENANT_REQUEST, openapi
 from cgpu.agent.documents import ProcessRef
 from cgpu.agent.schema import Schema, check
 from cgpu.agent.state import Caller, NodeState, ShareChange
@@ -31,11 +32,13 @@ from cgpu.errors import (
     RefusedError,
     UsageError,
 )
+from cgpu.model.account import AccountQuery
 from cgpu.model.tenant import Policy, Share, Tenant
 from cgpu.region.writer import Owner
 
 _LOG: Final = logging.getLogger(__name__)
 BODY_BYTES_MAX: Final = 64 * 1024
+_INTEGER: Final = re.compile(r"-?[0-9]{1,18}")
 PEER: Final = "cgpu.peer"  # key of the WSGI environment under which the server puts a Peer
 
 
@@ -52,6 +55,7 @@ class Request:
     """What a route gets."""
 
     name: str  # the part of the path in braces, "" where there is none
+    query: Mapping[str, Any]
     body: Any
     peer: Peer
 
@@ -81,12 +85,14 @@ _STATUSES: Final[tuple[tuple[type[CgpuError], HTTPStatus], ...]] = (
 )
 
 _Handler = Callable[[Request], Answer]
+_NO_QUERY: Final[Schema] = {"type": "object", "properties": {}}
 
 
 class _Route(NamedTuple):
     handler: _Handler
     body: Schema | None = None
     changes: bool = False
+    query: Schema = _NO_QUERY
 
 
 class Api:
@@ -108,6 +114,7 @@ class Api:
                 "GET": _Route(self._get_gpu),
                 "PATCH": _Route(self._set_policy, POLICY_CHANGE, changes=True),
             },
+            "/v1/account": {"GET": _Route(self._get_account, query=ACCOUNT_QUERY)},
             "/v1/tenants": {"GET": _Route(lambda _: Answer(HTTPStatus.OK, views.tenants()))},
             "/v1/tenants/([^/]+)": {
                 "GET": _Route(self._get_tenant),
@@ -156,11 +163,12 @@ class Api:
         peer = environment[PEER]
         if route.changes and peer.uid not in (0, self._owner_uid):
             raise ForbiddenError("only root, or the user of a private agent, may change anything", "use sudo")
+        query = _query(environment, route.query)
         body = None
         if route.body is not None:
             body = _body(environment)
             check(body, route.body)
-        answer = route.handler(Request(name, body, peer))
+        answer = route.handler(Request(name, query, body, peer))
         if route.changes:
             self._changed()
         return answer
@@ -178,6 +186,9 @@ class Api:
                 new = {**new, "policy": Policy(new["policy"])}
             self._state.set_policy(gpu, replace(old, **new))
         return Answer(HTTPStatus.OK, self._views.gpu(gpu))
+
+    def _get_account(self, request: Request) -> Answer:
+        return Answer(HTTPStatus.OK, self._views.account(AccountQuery(**request.query)))
 
     def _get_tenant(self, request: Request) -> Answer:
         return Answer(HTTPStatus.OK, self._views.tenant(self._state.record(request.name)))
@@ -230,6 +241,23 @@ class Api:
 
 def _status(error: CgpuError) -> HTTPStatus:
     return next(status for kind, status in _STATUSES if isinstance(error, kind))
+
+
+def _query(environment: WSGIEnvironment, schema: Schema) -> dict[str, Any]:
+    """The parameters after the question mark, each at most once, and integers where the schema says so."""
+    text = environment.get("QUERY_STRING", "")
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True, errors="strict") if text else []
+    except ValueError as error:
+        raise UsageError(f"the query is malformed: {error}") from error
+    query: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in query:
+            raise UsageError(f"query: {name} is given twice")
+        integer = schema["properties"].get(name, {}).get("type") == "integer"
+        query[name] = int(value) if integer and _INTEGER.fullmatch(value) else value
+    check(query, schema, "query")
+    return query
 
 
 def _body(environment: WSGIEnvironment) -> Any:

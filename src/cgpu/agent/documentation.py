@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from cgpu import __version__
 from cgpu.agent.schema import Schema
+from cgpu.model.account import MINUTE_S, MOMENT_S_MAX, STEP_S_MAX
 from cgpu.model.tenant import MAX_TENANTS_PER_GPU, PRIO_RATIO_MAX, PRIO_RATIO_MIN, QUANTUM_MS_MAX
 from cgpu.model.units import COMPUTE_PERCENT_MAX, WEIGHT_MAX
 
@@ -189,6 +190,35 @@ GPU: Final = _object(
         },
     }
 )
+ACCOUNT_QUERY: Final = _object(
+    {
+        "since": _integer(0, MOMENT_S_MAX, "Unix seconds; the beginning of the ledger where it is not given"),
+        "until": _integer(0, MOMENT_S_MAX, "Unix seconds; now where it is not given"),
+        "tenant": _string("id or name, of a tenant that has ended too", TENANT_NAME),
+        "gpu": _GPU,
+        "step": {
+            **_integer(MINUTE_S, STEP_S_MAX, "seconds: a row per step, which begin at multiples of it"),
+            "multipleOf": MINUTE_S,
+        },
+    },
+    [],
+)
+ACCOUNT: Final = _object(
+    {
+        "tenant_id": _string(),
+        "name": _string(),
+        "gpu_uuid": _string(),
+        "gpu_index": _integer(0, None, "at the time"),
+        "from": _integer(0, None, "Unix seconds: what was asked, widened to whole minutes, within what is known"),
+        "to": _integer(0, None, "Unix seconds, not included"),
+        "got_ns": _integer(0, None, "the card's time charged to the tenant; none is under policy 5"),
+        "waited_ns": _integer(0, None, "time in which it wanted the card and did not hold it"),
+        "turns": _integer(0, None, "slots that it got"),
+        "preempted": _integer(0, None, "slots that ended by time while it had work"),
+        "preempting": _integer(0, None, "slots of others that ended so and were followed by its own"),
+        "simulated": _BOOLEAN,
+    }
+)
 INFO: Final = _object(
     {
         "version": _string(),
@@ -214,6 +244,7 @@ _COMPONENTS: Final[dict[str, Schema]] = {
     "Info": INFO,
     "Gpu": GPU,
     "Tenant": TENANT,
+    "Account": ACCOUNT,
     "TenantRequest": TENANT_REQUEST,
     "ShareChange": SHARE_CHANGE,
     "PolicyChange": POLICY_CHANGE,
@@ -239,7 +270,7 @@ def _operation(
     answers: dict[str, Any] = {
         str(status): {"description": text, "content": _content("Error")}
         for status, text in _ERRORS.items()
-        if status in (*statuses, 500, 503)
+        if status in (*statuses, 400, 500, 503)
     }
     answers[str(success)] = {"description": "done", **({"content": _content(answer, many=many)} if answer else {})}
     operation: dict[str, Any] = {"operationId": name, "summary": summary, "responses": dict(sorted(answers.items()))}
@@ -249,7 +280,7 @@ def _operation(
 
 
 _ERRORS: Final = {
-    400: "the request is malformed",
+    400: "the request is malformed; an unknown parameter is, too",
     403: "only root, or the user of a private agent, may change anything",
     404: "there is no such thing",
     409: "the node cannot grant it",
@@ -269,6 +300,13 @@ def _parameter(name: str, pattern: str, description: str) -> list[dict[str, Any]
             "description": description,
             "schema": {"type": "string", "pattern": pattern},
         }
+    ]
+
+
+def _query(schema: Schema) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "query", "required": False, "schema": dict(value)}
+        for name, value in schema["properties"].items()
     ]
 
 
@@ -294,6 +332,16 @@ def openapi() -> dict[str, Any]:
                 "get": _operation("getGpu", "One GPU", "Gpu", statuses=(404,)),
                 "patch": _operation(
                     "setPolicy", "How the GPU's time is divided", "Gpu", body="PolicyChange", statuses=_WRITE
+                ),
+            },
+            "/v1/account": {
+                "parameters": _query(ACCOUNT_QUERY),
+                "get": _operation(
+                    "account",
+                    "Time got and waited for, of all tenants that there were",
+                    "Account",
+                    many=True,
+                    statuses=(404,),
                 ),
             },
             "/v1/tenants": {"get": _operation("listTenants", "All tenants", "Tenant", many=True)},

@@ -21,6 +21,7 @@ from cgpu.adapters.context_probe import measure_context
 from cgpu.adapters.nvml import NvmlNode
 from cgpu.adapters.process import ProcessTable, ProcessWatch
 from cgpu.agent.api import Api
+from cgpu.agent.ledger import Ledger
 from cgpu.agent.locks import GpuLocks
 from cgpu.agent.ports import ArbiterControl, GpuNode
 from cgpu.agent.reconcile import Reconciler
@@ -71,6 +72,7 @@ class Agent:
                 cgroups=cgroups,
                 processes=processes,
                 locks=locks,
+                ledger=Ledger(settings.account),
                 measure_context=lambda gpu: measure_context(gpu, node.processes, settings.sim_state),
             )
             undo.callback(self.state.close)

@@ -22,6 +22,7 @@ from cgpu.model.tenant import Gpu, Policy
 _LOG: Final = logging.getLogger(__name__)
 _PERCENT: Final = 100
 _US_PER_NS: Final = 1000
+_ACCOUNT_NS: Final = 5 * 10**9  # between two writes of the ledger: all that a question does not bring up to date
 
 
 @dataclass(slots=True)
@@ -51,6 +52,7 @@ class Reconciler:
         self._cgroups = cgroups
         self._busy: dict[tuple[str, str], _Busy] = {}
         self._complained: set[tuple[str, str]] = set()
+        self._accounted_ns: int | None = None
 
     def tick(self, now_ns: int) -> Watched:
         """One comparison, at CLOCK_MONOTONIC ``now_ns``. Never raises CgpuError: what fails is logged once."""
@@ -58,6 +60,7 @@ class Reconciler:
         with self._state.lock:
             self._guard("survey", lambda: self._compare(now_ns, watched))
             self._guard("tenants", self._remove_ended)
+            self._account(now_ns)
             watched.tenants_left = len(self._state.records())
         return watched
 
@@ -65,6 +68,12 @@ class Reconciler:
         """The tenant's share of the card's time between the last two looks."""
         busy = self._busy.get((tenant_id, gpu_uuid))
         return busy.percent if busy else 0
+
+    def _account(self, now_ns: int) -> None:
+        last_ns = self._accounted_ns
+        if last_ns is None or now_ns - last_ns >= _ACCOUNT_NS or self._state.ledger.minute_turned():
+            self._state.account()
+            self._accounted_ns = now_ns
 
     def _guard(self, what: str, action: Callable[[], None]) -> None:
         try:

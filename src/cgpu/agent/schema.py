@@ -39,6 +39,8 @@ def check(value: object, schema: Schema, where: str = "body") -> None:
         low, high = schema.get("minimum", value), schema.get("maximum", value)
         if not low <= value <= high:
             raise UsageError(f"{where}: not from {low} to {high}")
+        if value % schema.get("multipleOf", 1):
+            raise UsageError(f"{where}: not a multiple of {schema['multipleOf']}")
 
 
 def _is(value: object, name: str) -> bool:

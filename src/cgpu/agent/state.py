@@ -19,6 +19,7 @@ from typing import Final
 from cgpu.adapters.checkpoint import CheckpointStore
 from cgpu.agent.attribution import ContextEstimate
 from cgpu.agent.documents import NodeDocument, ProcessRef, Record, decode, encode
+from cgpu.agent.ledger import Ledger
 from cgpu.agent.locks import GpuLocks
 from cgpu.agent.ports import ArbiterControl, Cgroups, GpuNode, Processes
 from cgpu.agent.survey import Subject, Survey, Surveyor
@@ -87,6 +88,7 @@ class NodeState:
         cgroups: Cgroups,
         processes: Processes,
         locks: GpuLocks,
+        ledger: Ledger,
         measure_context: Callable[[Gpu], int | None] = lambda _: None,
         unmeasured_context_bytes: int = DEFAULT_CONTEXT_BYTES,
         clock_ns: Callable[[], int] = time.monotonic_ns,
@@ -100,6 +102,7 @@ class NodeState:
         self.lock = threading.RLock()
         self.arbiter = arbiter
         self.processes = processes
+        self.ledger = ledger
         self._tenants_dir = tenants_dir
         self._store = store
         self._cgroups = cgroups
@@ -290,9 +293,16 @@ class NodeState:
             self._closing = not self._document.records
             return self._closing
 
-    def close(self) -> None:
-        """Release files and locks; the tenants and the checkpoint stay."""
+    def account(self) -> None:
+        """Bring the ledger up to what the regions tell now."""
         with self.lock:
+            self.ledger.observe(live.reader for live in self._live.values())
+
+    def close(self) -> None:
+        """Release files and locks; the tenants, the checkpoint and the ledger stay."""
+        with self.lock:
+            self.account()
+            self.ledger.close()
             for live in self._live.values():
                 live.close()
             self._live = {}
@@ -350,6 +360,7 @@ class NodeState:
     def _remove_orphans(self) -> None:
         for folder in self._region_folders():
             if folder.name not in self._document.records and folder.name not in self._faults:
+                self.ledger.end(folder.name, folder)
                 with contextlib.suppress(RegionError):  # foreign files in it: left alone
                     remove_region(folder)
 
@@ -438,9 +449,13 @@ class NodeState:
             self._locks.acquire(gpu)
             self._know_context(gpu)
         if not (folder / GRANTS).exists():
+            self.ledger.begin(tenant, self._gpus)
+            self._step("establish:ledger")
             create_region(folder, tenant, self._rows(tenant), owner, self._step)
         if tenant.id not in self._live:
             self._live[tenant.id] = Live(RegionReader(folder), GrantsWriter(folder))
+            # What a killed agent has not written is told by the region, as long as no arbiter writes there.
+            self.ledger.take_over(self._live[tenant.id].reader)
         self._step("establish:opened")
         if record.root is not None and tenant.cgroup and not self._enter_leaf(tenant.cgroup, record.root):
             self._commit(
@@ -461,6 +476,8 @@ class NodeState:
             if share.gpu_uuid in self._gpus:
                 self.arbiter.remove_tenant(self._gpus[share.gpu_uuid], self.region(tenant.id))
         self._step("dismantle:arbiter")
+        self.ledger.end(tenant.id, self.region(tenant.id))
+        self._step("dismantle:ledger")
         live = self._live.pop(tenant.id, None)
         if live is not None:
             live.close()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 from cgpu import __version__
@@ -11,6 +12,8 @@ from cgpu.agent.documents import Record
 from cgpu.agent.ports import GpuNode
 from cgpu.agent.state import NodeState
 from cgpu.agent.survey import Survey
+from cgpu.errors import NoSuchGpuError
+from cgpu.model.account import AccountQuery
 from cgpu.model.tenant import ComputeLayer, Gpu, Policy, Share
 from cgpu.region.layout import CGPU_DEMAND_HOLD, CGPU_DEMAND_WANT
 from cgpu.region.reader import GrantedGpu
@@ -64,6 +67,23 @@ class Views:
         """One tenant."""
         with self._state.lock:
             return self._tenant(record, self._state.survey())
+
+    def account(self, query: AccountQuery) -> list[dict[str, Any]]:
+        """Time got and waited for, up to now. Raises what ``Ledger.rows`` raises."""
+        self._state.account()
+        known = query.gpu is None
+        # A card that has gone is known to the ledger alone, one that never had a tenant to this node alone.
+        with contextlib.suppress(NoSuchGpuError):
+            if query.gpu is not None:
+                query, known = replace(query, gpu=self._state.gpu(query.gpu).uuid), True
+        try:
+            rows = self._state.ledger.rows(query)
+        except NoSuchGpuError:
+            if not known:
+                raise
+            rows = []
+        simulated = any(gpu.simulated for gpu in self._state.gpus())
+        return [{**row, "simulated": simulated} for row in rows]
 
     def _gpu(self, gpu: Gpu, survey: Survey) -> dict[str, Any]:
         policy = self._state.policy(gpu)

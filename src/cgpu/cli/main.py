@@ -8,12 +8,24 @@ from collections.abc import Sequence
 from typing import Final
 
 from cgpu import __version__
-from cgpu.cli import agent, demo, info, policy, ps, run, set, sim, smi, top  # noqa: A004 - named as the verb
+from cgpu.cli import (
+    account,
+    agent,
+    demo,
+    info,
+    policy,
+    ps,
+    run,
+    set,  # noqa: A004 - named as the verb
+    sim,
+    smi,
+    top,
+)
 from cgpu.cli.watch import discard_output
 from cgpu.errors import CgpuError, UsageError
 from cgpu.settings import Settings
 
-_VERBS: Final = (run, ps, top, smi, set, policy, info, agent, sim, demo)
+_VERBS: Final = (run, ps, top, smi, set, policy, account, info, agent, sim, demo)
 _INTERRUPTED: Final = 130  # 128 + SIGINT, as a shell has it
 _EPILOG = """\
 exit codes:

@@ -40,7 +40,7 @@ def add_verb(
     return parser
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
+def add_json(parser: argparse._ActionsContainer) -> None:
     """``--json``, the machine-readable form of a listing."""
     parser.add_argument("--json", action="store_true", help="print JSON, in bytes and nanoseconds")
 

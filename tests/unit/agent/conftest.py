@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +11,15 @@ import pytest
 
 from cgpu.adapters.checkpoint import CheckpointStore
 from cgpu.agent.documents import ProcessRef
+from cgpu.agent.ledger import Ledger
 from cgpu.agent.locks import GpuLocks
 from cgpu.agent.reconcile import Reconciler, Watched
 from cgpu.agent.state import Caller, NodeState
+from cgpu.model.account import Counters
 from cgpu.model.tenant import Share, Tenant
 from cgpu.model.units import GIB, MIB
+from cgpu.region.layout import Grants, GrantsGpu
+from cgpu.region.reader import GRANTS
 from cgpu.testing.fakes import GPU_UUIDS, FakeArbiter, FakeHost, FakeNode, gpu
 
 
@@ -27,6 +32,7 @@ class World:
     host: FakeHost = field(default_factory=FakeHost)
     arbiter: FakeArbiter = field(default_factory=FakeArbiter)
     now_ns: int = 0
+    started_s: float = 1_700_000_040.0  # wall clock at now_ns 0: the beginning of a minute
 
     def agent(self, step: Callable[[str], None] = lambda _: None) -> NodeState:
         """A new agent on this world, not yet recovered."""
@@ -40,10 +46,15 @@ class World:
             cgroups=self.host,
             processes=self.host,
             locks=GpuLocks(self.folder / "locks"),
+            ledger=Ledger(self.folder / "account.sqlite3", self.wall_clock, step),
             unmeasured_context_bytes=100 * MIB,
             clock_ns=lambda: self.now_ns,
             step=step,
         )
+
+    def wall_clock(self) -> float:
+        """Unix seconds."""
+        return self.started_s + self.now_ns / 10**9
 
     def recovered(self) -> NodeState:
         """A new agent that has recovered."""
@@ -68,6 +79,16 @@ class World:
 def tenant(name: str = "a", memory_bytes: int = 2 * GIB, *, gpus: tuple[int, ...] = (0,), weight: int = 1) -> Tenant:
     """A wish for a tenant."""
     return Tenant(name, name, tuple(Share(GPU_UUIDS[index], memory_bytes, weight=weight) for index in gpus))
+
+
+def write_counters(region: Path, counters: Counters, row: int = 0) -> None:
+    """What the arbiter has counted so far."""
+    names = ("busy_ns", "waited_ns", "turns", "preempted", "preempting")
+    with (region / GRANTS).open("r+b") as file:
+        for name, value in zip(names, counters.values(), strict=True):
+            place = Grants.gpu.offset + row * ctypes.sizeof(GrantsGpu) + getattr(GrantsGpu, name).offset
+            file.seek(place)
+            file.write(value.to_bytes(8, "little"))
 
 
 @pytest.fixture

@@ -11,14 +11,17 @@ import pytest
 
 from cgpu.adapters.nvml import GpuProcess
 from cgpu.agent.api import BODY_BYTES_MAX, PEER, Api, Peer
+from cgpu.agent.documentation import ACCOUNT
+from cgpu.agent.schema import check
 from cgpu.agent.state import NodeState
 from cgpu.agent.views import Views
 from cgpu.errors import DriverError
+from cgpu.model.account import Counters
 from cgpu.model.tenant import Gpu
 from cgpu.model.units import GIB
 from cgpu.testing.fakes import GPU_UUIDS
 from cgpu.testing.tenant_process import TenantProcess
-from tests.unit.agent.conftest import World
+from tests.unit.agent.conftest import World, write_counters
 
 OWNER = Peer(pid=50, uid=1000, gid=1000)
 STRANGER = Peer(pid=51, uid=1001, gid=1001)
@@ -39,9 +42,11 @@ def call(api: Api) -> Call:
     ) -> tuple[int, Any]:
         data = raw if raw is not None else b"" if body is None else json.dumps(body).encode()
         got: list[str] = []
+        path, _, query = path.partition("?")
         environment = {
             "REQUEST_METHOD": method,
             "PATH_INFO": path,
+            "QUERY_STRING": query,
             "CONTENT_LENGTH": str(len(data)),
             "wsgi.input": io.BytesIO(data),
             PEER: peer,
@@ -103,6 +108,66 @@ def test_what_is_wrong_is_said_with_a_status(call: Call, method: str, path: str,
     got, document = call(method, path, body)
     assert (got, document["code"]) == (status, code)
     assert document["message"]
+
+
+def test_the_account_is_up_to_date_with_every_question(call: Call, state: NodeState):
+    call("PUT", "/v1/tenants/t1", WISH)
+    write_counters(state.region("t1"), Counters(got_ns=7, turns=2))
+    status, (row,) = call("GET", "/v1/account")
+    check(row, ACCOUNT)
+    assert (status, row["name"], row["got_ns"], row["turns"], row["simulated"]) == (200, "web", 7, 2, True)
+    write_counters(state.region("t1"), Counters(got_ns=9, turns=3))
+    assert call("GET", "/v1/account?tenant=web&gpu=0")[1][0]["got_ns"] == 9
+
+
+def test_the_account_of_an_interval_in_steps(call: Call, world: World):
+    call("PUT", "/v1/tenants/t1", WISH)
+    begin = int(world.started_s)
+    world.now_ns = 600 * 10**9
+    path = f"/v1/account?since={begin + 60}&until={begin + 239}&step=120&gpu={GPU_UUIDS[0]}"
+    history = [(row["from"] - begin, row["to"] - begin) for row in call("GET", path)[1]]
+    assert history == [(60, 120), (120, 240)]  # steps begin at multiples of 120 s, and are cut to the interval
+
+
+def test_a_gpu_without_an_account_is_no_error_and_one_that_is_none_is(call: Call):
+    call("PUT", "/v1/tenants/t1", WISH)
+    assert call("GET", "/v1/account?gpu=1") == (200, [])
+    assert call("GET", "/v1/account?gpu=7")[0] == 404
+    assert call("GET", "/v1/account?tenant=nobody")[1]["code"] == "no_such_tenant"
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("colour=red", "colour"),
+        ("since=yesterday", "since"),
+        ("since=", "since"),
+        ("since=-1", "since"),
+        ("since=1.5", "since"),
+        ("since=253402300800", "since"),
+        ("since=99999999999999999999", "since"),
+        ("until=%D9%A3", "until"),  # an Arabic digit
+        ("step=59", "step"),
+        ("step=90", "step"),
+        ("step=86460", "step"),
+        ("tenant=", "tenant"),
+        ("tenant=%00", "tenant"),
+        ("gpu=a%20b", "gpu"),
+        ("since=1&since=1", "since"),
+        ("since", "query is malformed"),
+        ("tenant=%ff", "query is malformed"),
+    ],
+)
+def test_a_parameter_that_is_unknown_or_malformed_is_named(call: Call, query: str, named: str):
+    status, document = call("GET", f"/v1/account?{query}")
+    assert (status, document["code"]) == (400, "usage")
+    assert named in document["message"]
+
+
+def test_a_parameter_where_there_is_none_is_an_error_too(call: Call):
+    status, document = call("GET", "/v1/tenants?gpu=0")
+    assert status == 400
+    assert "gpu" in document["message"]
 
 
 @pytest.mark.parametrize("raw", [b"{", b"\xff", b"[" * 60000, b"nul"])

@@ -13,14 +13,17 @@ from pathlib import Path
 import pytest
 
 from cgpu.agent.state import NodeState, ShareChange
+from cgpu.model.account import COUNTERS, AccountQuery, Counters
 from cgpu.model.tenant import GpuPolicy, Policy
 from cgpu.model.units import GIB
 from cgpu.region.reader import RegionReader
 from cgpu.testing.fakes import GPU_UUIDS, gpu
-from tests.unit.agent.conftest import World, tenant
+from tests.unit.agent.conftest import World, tenant, write_counters
 
 _KILLED = 9
 pytestmark = pytest.mark.timeout(60)  # some fifty agents are started, killed and recovered, each with its fsyncs
+
+COUNTED = Counters(5, 4, 3, 2, 1)
 
 Operation = Callable[[NodeState], object]
 OPERATIONS: dict[str, Operation] = {
@@ -58,7 +61,7 @@ def prepared(folder: Path) -> World:
     return world
 
 
-def killed_at(world: World, operation: Operation, number: int) -> bool:
+def killed_at(world: World, operation: Operation, number: int, *, recover_armed: bool = False) -> bool:
     """Run the operation in a child that ends at its step ``number``; False when it has fewer steps."""
     child = os.fork()
     if child == 0:
@@ -73,7 +76,7 @@ def killed_at(world: World, operation: Operation, number: int) -> bool:
                 count += 1
 
             state = world.agent(lambda name: step(name) if armed else None)
-            armed = False
+            armed = recover_armed
             state.recover()
             armed = True
             operation(state)
@@ -139,3 +142,39 @@ def recovery_killed_at(world: World, number: int) -> bool:
         world.agent(lambda _: os._exit(_KILLED) if next(count) == number else None).recover()
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == _KILLED
+
+
+@pytest.mark.parametrize("name", ["recover", "account", "remove", "remove and create"])
+def test_no_kill_loses_or_doubles_what_the_arbiter_has_counted(tmp_path: Path, name: str):
+    def operation(state: NodeState) -> None:
+        write_counters(state.region("old"), COUNTED)  # after the last look at it
+        if name in ("recover", "account"):
+            state.account()
+        else:
+            state.remove("old")
+        if name == "remove and create":
+            state.create(tenant("old"))
+
+    number = 0
+    while True:
+        world = prepared(tmp_path / f"killed-{number}")
+        write_counters(world.folder / "tenants" / "bystander", COUNTED)
+        if name == "recover":
+            write_counters(world.folder / "tenants" / "old", COUNTED)
+        killed = killed_at(world, operation, number, recover_armed=name == "recover")
+        state = world.recovered()
+        told = {row["tenant_id"]: [row[counter] for counter in COUNTERS] for row in state.ledger.rows(AccountQuery())}
+        expected = list(COUNTED.values())
+        assert told == {"old": expected, "bystander": expected}, f"step {number}"
+        # Another life of the same id begins at zero, and counts from there.
+        state.remove("old")
+        state.create(tenant("old"))
+        write_counters(state.region("old"), COUNTED + COUNTED)
+        state.account()
+        (row,) = state.ledger.rows(AccountQuery(tenant="old"))
+        assert row["got_ns"] == 3 * COUNTED.got_ns, f"step {number}"
+        state.close()
+        if not killed:
+            break
+        number += 1
+    assert number >= 4
