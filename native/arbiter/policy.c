@@ -34,6 +34,7 @@ static uint32_t weight_of(const struct cgpu_policy *policy, const struct cgpu_po
 /* The part of the card that the tenant may have at most. */
 static uint32_t cap_ppm(const struct cgpu_policy *policy, const struct cgpu_policy_tenant *tenant) {
   uint32_t limit = tenant->share.compute_limit_percent * PPM_PER_PERCENT, cap = CGPU_PPM;
+  if (policy->settings.kind == CGPU_POLICY_NATIVE) return CGPU_PPM;
   if (!tenant->share.priority) {
     uint32_t slice = CGPU_PPM / policy->settings.max_inst;
     if (policy->settings.kind == CGPU_POLICY_FAIR) cap = slice;
@@ -67,6 +68,20 @@ bool cgpu_arbiter_policy_eligible(const struct cgpu_policy *policy, int index) {
   return conserves_work(policy) && !contended(policy);
 }
 
+/* How far the tenant is ahead of those that compete; negative: behind. In virtual time. */
+static int64_t ahead(const struct cgpu_policy *policy, const struct cgpu_policy_tenant *tenant) {
+  return (int64_t)(tenant->virtual_time - policy->clock[tenant->share.priority]);
+}
+
+/* Nobody is behind by more than a quantum of its own. Those that do not compete are moved on with the
+ * others, not when they come back: after a hundred days the difference would say the opposite. */
+static void move_on(struct cgpu_policy *policy, struct cgpu_policy_tenant *tenant) {
+  int64_t credit = (int64_t)virtual_length(policy, tenant, policy->settings.quantum_ns);
+  if (ahead(policy, tenant) < -credit) {
+    tenant->virtual_time = policy->clock[tenant->share.priority] - (uint64_t)credit;
+  }
+}
+
 /* The virtual time of a priority follows the tenant that is furthest behind of those that compete. */
 static void advance_clock(struct cgpu_policy *policy) {
   for (unsigned priority = 0; priority < 2; priority++) {
@@ -79,13 +94,15 @@ static void advance_clock(struct cgpu_policy *policy) {
     uint64_t *clock = &policy->clock[priority];
     if (least && before(*clock, least->virtual_time)) *clock = least->virtual_time;
   }
+  for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
+    if (policy->tenant[i].present) move_on(policy, &policy->tenant[i]);
+  }
 }
 
-/* The tenant competes from now on, after it did not. */
-static void rejoin(struct cgpu_policy *policy, struct cgpu_policy_tenant *tenant) {
-  uint64_t oldest =
-      policy->clock[tenant->share.priority] - virtual_length(policy, tenant, policy->settings.quantum_ns);
-  if (before(tenant->virtual_time, oldest)) tenant->virtual_time = oldest;
+/* What a tenant of that weight is ahead, in the virtual time of another weight: the same time of the card. */
+static int64_t reweighed(int64_t ahead, uint32_t old_weight, uint32_t new_weight) {
+  int64_t old = old_weight, new = new_weight;
+  return ahead / new * old + ahead % new * old / new;
 }
 
 /* ---- budgets ---- */
@@ -101,19 +118,17 @@ static int64_t spent(int64_t budget, uint64_t time_ns) {
   return rest > most ? rest : most;
 }
 
-static void unthrottle(struct cgpu_policy *policy, struct cgpu_policy_tenant *tenant) {
-  if (!tenant->throttled) return;
-  tenant->throttled = false;
-  if (tenant->backlogged) rejoin(policy, tenant);
-}
-
 /* After its cap may have changed. */
 static void review(struct cgpu_policy *policy, struct cgpu_policy_tenant *tenant) {
   tenant->budget = least_of(tenant->budget, full_budget(policy));
-  if (cap_ppm(policy, tenant) == CGPU_PPM) {
-    tenant->budget = full_budget(policy);
-    unthrottle(policy, tenant);
-  }
+  if (cap_ppm(policy, tenant) == CGPU_PPM) tenant->budget = full_budget(policy);
+  if (tenant->budget == full_budget(policy)) tenant->throttled = false;
+}
+
+/* The same for the budget of high priority. */
+static void review_priority(struct cgpu_policy *policy) {
+  policy->priority_budget = least_of(policy->priority_budget, full_budget(policy));
+  if (policy->priority_budget == full_budget(policy)) policy->priority_throttled = false;
 }
 
 static void grow(struct cgpu_policy *policy, struct cgpu_policy_tenant *tenant, uint64_t time_ns) {
@@ -122,7 +137,7 @@ static void grow(struct cgpu_policy *policy, struct cgpu_policy_tenant *tenant, 
   int64_t full = full_budget(policy), most = full, credit = (int64_t)cap * CREDIT_NS;
   if (tenant->backlogged && credit > full) most = credit;
   tenant->budget = least_of(tenant->budget + (int64_t)(time_ns * cap), most);
-  if (tenant->budget >= full) unthrottle(policy, tenant);
+  if (tenant->budget >= full) tenant->throttled = false;
   if (tenant->budget <= 0) tenant->throttled = true;
 }
 
@@ -132,8 +147,8 @@ void cgpu_arbiter_policy_pass(struct cgpu_policy *policy, uint64_t time_ns) {
     if (policy->tenant[i].present) grow(policy, &policy->tenant[i], time_ns);
   }
   uint64_t ratio = policy->settings.prio_ratio * PPM_PER_PERCENT;
-  policy->priority_budget = least_of(policy->priority_budget + (int64_t)(time_ns * ratio), full_budget(policy));
-  if (policy->priority_budget == full_budget(policy)) policy->priority_throttled = false;
+  policy->priority_budget += (int64_t)(time_ns * ratio);
+  review_priority(policy);
   if (policy->priority_budget <= 0) policy->priority_throttled = true;
   advance_clock(policy);
 }
@@ -215,6 +230,15 @@ static void adopt_settings(struct cgpu_policy *policy, const struct cgpu_policy_
   if (policy->settings.prio_ratio > 99) policy->settings.prio_ratio = 99;
 }
 
+/* After the tenant's share or the settings have changed: it stays ahead or behind by the same time, among
+ * those of its priority. */
+static void adopt_share(struct cgpu_policy *policy, struct cgpu_policy_tenant *tenant, const struct cgpu_policy *old,
+                        const struct cgpu_policy_tenant *old_tenant) {
+  int64_t lead = reweighed(ahead(old, old_tenant), weight_of(old, old_tenant), weight_of(policy, tenant));
+  tenant->virtual_time = policy->clock[tenant->share.priority] + (uint64_t)lead;
+  review(policy, tenant);
+}
+
 void cgpu_arbiter_policy_init(struct cgpu_policy *policy, const struct cgpu_policy_settings *settings) {
   memset(policy, 0, sizeof *policy);
   adopt_settings(policy, settings);
@@ -222,10 +246,11 @@ void cgpu_arbiter_policy_init(struct cgpu_policy *policy, const struct cgpu_poli
 }
 
 void cgpu_arbiter_policy_set(struct cgpu_policy *policy, const struct cgpu_policy_settings *settings) {
+  const struct cgpu_policy old = *policy;
   adopt_settings(policy, settings);
-  policy->priority_budget = least_of(policy->priority_budget, full_budget(policy));
+  review_priority(policy);
   for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
-    if (policy->tenant[i].present) review(policy, &policy->tenant[i]);
+    if (policy->tenant[i].present) adopt_share(policy, &policy->tenant[i], &old, &old.tenant[i]);
   }
   advance_clock(policy);
 }
@@ -244,11 +269,9 @@ int cgpu_arbiter_policy_join(struct cgpu_policy *policy, const struct cgpu_polic
 
 void cgpu_arbiter_policy_share(struct cgpu_policy *policy, int index, const struct cgpu_policy_share *share) {
   struct cgpu_policy_tenant *tenant = &policy->tenant[index];
-  uint32_t old = tenant->share.priority;
+  const struct cgpu_policy_tenant old = *tenant;
   tenant->share = within_bounds(share);
-  /* Each priority has a clock of its own: what it is ahead or behind, it is there too. */
-  tenant->virtual_time += policy->clock[tenant->share.priority] - policy->clock[old];
-  review(policy, tenant);
+  adopt_share(policy, tenant, policy, &old);
   advance_clock(policy);
 }
 
@@ -258,11 +281,8 @@ void cgpu_arbiter_policy_leave(struct cgpu_policy *policy, int tenant) {
   advance_clock(policy);
 }
 
-void cgpu_arbiter_policy_wake(struct cgpu_policy *policy, int index) {
-  struct cgpu_policy_tenant *tenant = &policy->tenant[index];
-  if (tenant->backlogged) return;
-  tenant->backlogged = true;
-  if (!tenant->throttled) rejoin(policy, tenant);
+void cgpu_arbiter_policy_wake(struct cgpu_policy *policy, int tenant) {
+  policy->tenant[tenant].backlogged = true;
   advance_clock(policy);
 }
 
@@ -310,7 +330,12 @@ void cgpu_arbiter_policy_begin(struct cgpu_policy *policy, int tenant) {
 
 /* ---- entitlements ---- */
 
-/* The tenant's part of `total` millionths, which those of one priority divide by weight; what is above
+/* Under policy 5 all are one group. */
+static uint32_t group_of(const struct cgpu_policy *policy, const struct cgpu_policy_tenant *tenant) {
+  return policy->settings.kind == CGPU_POLICY_NATIVE ? 0 : tenant->share.priority;
+}
+
+/* The tenant's part of `total` millionths, which those of one group divide by weight; what is above
  * a cap goes to the others. */
 static uint32_t part_of(const struct cgpu_policy *policy, const struct cgpu_policy_tenant *wanted, uint64_t total) {
   bool full[CGPU_POLICY_TENANTS] = {false};
@@ -318,12 +343,12 @@ static uint32_t part_of(const struct cgpu_policy *policy, const struct cgpu_poli
     uint64_t sum = 0, taken = 0;
     for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
       const struct cgpu_policy_tenant *tenant = &policy->tenant[i];
-      if (!tenant->present || tenant->share.priority != wanted->share.priority || full[i]) continue;
+      if (!tenant->present || group_of(policy, tenant) != group_of(policy, wanted) || full[i]) continue;
       sum += weight_of(policy, tenant);
     }
     for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
       const struct cgpu_policy_tenant *tenant = &policy->tenant[i];
-      if (!tenant->present || tenant->share.priority != wanted->share.priority || full[i]) continue;
+      if (!tenant->present || group_of(policy, tenant) != group_of(policy, wanted) || full[i]) continue;
       uint64_t part = total * weight_of(policy, tenant) / sum;
       uint32_t cap = cap_ppm(policy, tenant);
       if (part < cap) continue;
@@ -338,12 +363,14 @@ static uint32_t part_of(const struct cgpu_policy *policy, const struct cgpu_poli
 
 uint32_t cgpu_arbiter_policy_share_ppm(const struct cgpu_policy *policy, int index) {
   const struct cgpu_policy_tenant *wanted = &policy->tenant[index];
-  bool there[2] = {false, false};
+  uint64_t caps[2] = {0, 0}; /* what each group may have at most */
   for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
-    if (policy->tenant[i].present) there[policy->tenant[i].share.priority] = true;
+    const struct cgpu_policy_tenant *tenant = &policy->tenant[i];
+    if (tenant->present) caps[group_of(policy, tenant)] += cap_ppm(policy, tenant);
   }
   uint64_t high = (uint64_t)policy->settings.prio_ratio * PPM_PER_PERCENT;
-  if (policy->settings.kind == CGPU_POLICY_NATIVE) return part_of(policy, wanted, CGPU_PPM);
-  if (wanted->share.priority) return part_of(policy, wanted, there[0] || !conserves_work(policy) ? high : CGPU_PPM);
-  return part_of(policy, wanted, there[1] ? CGPU_PPM - high : CGPU_PPM);
+  /* High priority also has what the others may not have, and they what it may not. */
+  if (conserves_work(policy) && caps[0] + high < CGPU_PPM) high = CGPU_PPM - caps[0];
+  if (caps[1] < high) high = caps[1];
+  return part_of(policy, wanted, group_of(policy, wanted) ? high : CGPU_PPM - high);
 }

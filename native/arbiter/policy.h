@@ -83,7 +83,8 @@ struct cgpu_policy_tenant {
 
 struct cgpu_policy {
   struct cgpu_policy_settings settings;
-  uint64_t clock[2]; /* virtual time by priority: the least of those that compete, never back */
+  uint64_t clock[2]; /* virtual time by priority: the least of those that compete, never back; nobody
+                        is behind it by more than a quantum of its own */
   uint64_t turns;
   int64_t priority_budget; /* as a tenant's */
   bool priority_throttled;
@@ -95,20 +96,21 @@ CGPU_ARBITER_API bool cgpu_arbiter_policy_known(uint32_t kind);
 
 CGPU_ARBITER_API void cgpu_arbiter_policy_init(struct cgpu_policy *policy,
                                                const struct cgpu_policy_settings *settings);
-/* Other settings; virtual times and debts go on. */
+/* Other settings. What a tenant is ahead of the others or behind them, it stays, in time of the card;
+ * debts of budgets go on while there is a cap. */
 CGPU_ARBITER_API void cgpu_arbiter_policy_set(struct cgpu_policy *policy,
                                               const struct cgpu_policy_settings *settings);
 
 /* A tenant's place, or CGPU_POLICY_NOBODY when all are taken. It starts at the present virtual time
  * with a full budget: neither credit nor debt. */
 CGPU_ARBITER_API int cgpu_arbiter_policy_join(struct cgpu_policy *policy, const struct cgpu_policy_share *share);
-/* Another share for a present tenant; what it has used stays used. */
+/* Another share for a present tenant; what it has used stays used, as there. */
 CGPU_ARBITER_API void cgpu_arbiter_policy_share(struct cgpu_policy *policy, int tenant,
                                                 const struct cgpu_policy_share *share);
 CGPU_ARBITER_API void cgpu_arbiter_policy_leave(struct cgpu_policy *policy, int tenant);
 
-/* Work came where none was: the tenant may be behind the others by at most one quantum of its own,
- * so that a short pause costs nothing and a long one is not hoarded. Debt stays. */
+/* Work came where none was. A tenant without work is behind those that compete by at most one quantum
+ * of its own, so that a short pause costs nothing and a long one is not hoarded. Debt stays. */
 CGPU_ARBITER_API void cgpu_arbiter_policy_wake(struct cgpu_policy *policy, int tenant);
 CGPU_ARBITER_API void cgpu_arbiter_policy_sleep(struct cgpu_policy *policy, int tenant);
 

@@ -28,15 +28,41 @@ void cgpu_arbiter_turns_init(struct cgpu_turns *turns, const struct cgpu_policy_
 static void end_turn(struct cgpu_turns *turns) {
   turns->holder = CGPU_POLICY_NOBODY;
   turns->phase = CGPU_TURNS_IDLE;
+  turns->unseen = false;
+}
+
+/* After a tenant's words or its part in the turn have changed. It competes while it waits for the
+ * card, and while it holds it with work in flight. */
+static void update(struct cgpu_turns *turns, int index) {
+  struct cgpu_turns_tenant *tenant = &turns->tenant[index];
+  bool backlogged = tenant->sight.want || (turns->holder == index && tenant->sight.busy);
+  bool stuck = tenant->sight.want && tenant->sight.busy && turns->holder != index;
+  if (!tenant->sight.busy) tenant->rescues = 0;
+  if (!stuck) tenant->stuck_ns = 0;
+  if (stuck && !tenant->stuck_ns) tenant->stuck_ns = turns->now_ns;
+  if (backlogged && !turns->policy.tenant[index].backlogged) cgpu_arbiter_policy_wake(&turns->policy, index);
+  if (!backlogged && turns->policy.tenant[index].backlogged) cgpu_arbiter_policy_sleep(&turns->policy, index);
+}
+
+/* Gives the turn away; the old holder's backlog is then its waiting threads alone. */
+static void hand_over(struct cgpu_turns *turns) {
+  int old = turns->holder;
+  if (turns->ousted == old) turns->tenant[old].preempted++;
+  end_turn(turns);
+  update(turns, old);
 }
 
 static void measure_budget(struct cgpu_turns *turns) {
   if (turns->holder == CGPU_POLICY_NOBODY) return;
   turns->budget_ns = later(turns->now_ns, cgpu_arbiter_policy_allowance(&turns->policy, turns->holder));
+  if (turns->budget_ns < turns->rescue_ns) turns->budget_ns = turns->rescue_ns;
 }
 
 void cgpu_arbiter_turns_set(struct cgpu_turns *turns, const struct cgpu_policy_settings *settings) {
-  if (settings->kind == CGPU_POLICY_NATIVE) end_turn(turns);
+  if (settings->kind == CGPU_POLICY_NATIVE) {
+    if (turns->holder != CGPU_POLICY_NOBODY) hand_over(turns);
+    turns->ousted = CGPU_POLICY_NOBODY;
+  }
   cgpu_arbiter_policy_set(&turns->policy, settings);
   measure_budget(turns);
 }
@@ -86,7 +112,7 @@ void cgpu_arbiter_turns_advance(struct cgpu_turns *turns, uint64_t now_ns) {
   if (native(turns)) return;
   unsigned count = occupants(turns);
   for (int i = 0; i < (int)CGPU_POLICY_TENANTS; i++) {
-    if (turns->tenant[i].sight.want && !may_launch(turns, i)) turns->tenant[i].waited_ns += time_ns;
+    if (turns->tenant[i].sight.want && i != turns->holder) turns->tenant[i].waited_ns += time_ns;
     if (occupies(turns, i)) cgpu_arbiter_policy_charge(&turns->policy, i, time_ns / count);
   }
   cgpu_arbiter_policy_pass(&turns->policy, time_ns);
@@ -96,19 +122,6 @@ void cgpu_arbiter_turns_skip(struct cgpu_turns *turns, uint64_t now_ns) {
   if (now_ns <= turns->now_ns) return;
   turns->now_ns = now_ns;
   measure_budget(turns);
-}
-
-/* After a tenant's words or its part in the turn have changed. It competes while it waits for the
- * card, and while it holds it with work in flight. */
-static void update(struct cgpu_turns *turns, int index) {
-  struct cgpu_turns_tenant *tenant = &turns->tenant[index];
-  bool backlogged = tenant->sight.want || (turns->holder == index && tenant->sight.busy);
-  bool stuck = tenant->sight.want && tenant->sight.busy && turns->holder != index;
-  if (!tenant->sight.busy) tenant->rescues = 0;
-  if (!stuck) tenant->stuck_ns = 0;
-  if (stuck && !tenant->stuck_ns) tenant->stuck_ns = turns->now_ns;
-  if (backlogged && !turns->policy.tenant[index].backlogged) cgpu_arbiter_policy_wake(&turns->policy, index);
-  if (!backlogged && turns->policy.tenant[index].backlogged) cgpu_arbiter_policy_sleep(&turns->policy, index);
 }
 
 void cgpu_arbiter_turns_observe(struct cgpu_turns *turns, int tenant, const struct cgpu_turns_sight *sight) {
@@ -123,16 +136,31 @@ static uint32_t contenders(const struct cgpu_turns *turns) {
   return count;
 }
 
+/* When the tenant's patience ends; CGPU_TURNS_NEVER: it is not stuck. */
+static uint64_t rescue_due_ns(const struct cgpu_turns *turns, int index) {
+  const struct cgpu_turns_tenant *tenant = &turns->tenant[index];
+  if (!tenant->stuck_ns) return CGPU_TURNS_NEVER;
+  uint64_t rounds_ns = STUCK_ROUNDS * quantum_ns(turns) * contenders(turns);
+  return tenant->stuck_ns + (rounds_ns << tenant->rescues);
+}
+
 /* The tenant that has been stuck for longest beyond its patience, or CGPU_POLICY_NOBODY. */
 static int to_rescue(const struct cgpu_turns *turns) {
   int longest = CGPU_POLICY_NOBODY;
-  uint64_t rounds_ns = STUCK_ROUNDS * quantum_ns(turns) * contenders(turns);
   for (int i = 0; i < (int)CGPU_POLICY_TENANTS; i++) {
-    const struct cgpu_turns_tenant *tenant = &turns->tenant[i];
-    if (!tenant->stuck_ns || turns->now_ns - tenant->stuck_ns < rounds_ns << tenant->rescues) continue;
-    if (longest == CGPU_POLICY_NOBODY || tenant->stuck_ns < turns->tenant[longest].stuck_ns) longest = i;
+    if (turns->now_ns < rescue_due_ns(turns, i)) continue;
+    if (longest == CGPU_POLICY_NOBODY || turns->tenant[i].stuck_ns < turns->tenant[longest].stuck_ns) longest = i;
   }
   return longest;
+}
+
+static uint64_t next_rescue_ns(const struct cgpu_turns *turns) {
+  uint64_t next_ns = CGPU_TURNS_NEVER;
+  for (int i = 0; i < (int)CGPU_POLICY_TENANTS; i++) {
+    uint64_t due_ns = rescue_due_ns(turns, i);
+    if (due_ns > turns->now_ns) next_ns = least(next_ns, due_ns);
+  }
+  return next_ns;
 }
 
 /* Whether the holder is in somebody's way. */
@@ -150,13 +178,6 @@ static bool preempted(const struct cgpu_turns *turns) {
   return false;
 }
 
-/* Gives the turn away; the old holder's backlog is then its waiting threads alone. */
-static void hand_over(struct cgpu_turns *turns) {
-  int old = turns->holder;
-  end_turn(turns);
-  update(turns, old);
-}
-
 static void count_turn(struct cgpu_turns *turns, int tenant) {
   cgpu_arbiter_policy_begin(&turns->policy, tenant);
   turns->tenant[tenant].turns++;
@@ -169,8 +190,10 @@ static void open_turn(struct cgpu_turns *turns) {
   measure_budget(turns);
 }
 
-static void begin_turn(struct cgpu_turns *turns, int tenant) {
+/* A rescued tenant may launch for a quantum, whatever its budget. */
+static void begin_turn(struct cgpu_turns *turns, int tenant, bool rescue) {
   turns->holder = tenant;
+  turns->rescue_ns = rescue ? turns->now_ns + quantum_ns(turns) : 0;
   count_turn(turns, tenant);
   if (turns->ousted != CGPU_POLICY_NOBODY && turns->ousted != tenant) turns->tenant[tenant].preempting++;
   turns->ousted = CGPU_POLICY_NOBODY;
@@ -201,6 +224,7 @@ static void bound_quantum(struct cgpu_turns *turns) {
   if (early(turns) && !first_at(turns, turns->start_ns)) {
     turns->end_ns = turns->start_ns;
     turns->start_ns -= quantum_ns(turns);
+    turns->tenant[turns->holder].turns--;
   }
   if (turns->end_ns < turns->now_ns || preempted(turns)) turns->end_ns = turns->now_ns;
 }
@@ -209,11 +233,6 @@ static void close_turn(struct cgpu_turns *turns) {
   turns->phase = CGPU_TURNS_DRAINING;
   turns->closed_ns = turns->now_ns;
   turns->unseen = true;
-}
-
-static void oust(struct cgpu_turns *turns) {
-  turns->tenant[turns->holder].preempted++;
-  turns->ousted = turns->holder;
 }
 
 /* When a draining holder is passed over. What it is known to run takes as many times longer as there
@@ -226,7 +245,9 @@ static uint64_t patience_ns(const struct cgpu_turns *turns) {
 
 /* One look at an open turn. True: the machine has moved and must be looked at again. */
 static bool look_at_open(struct cgpu_turns *turns) {
-  if (turns->now_ns >= turns->budget_ns) measure_budget(turns);
+  /* Whether a tenant of high priority takes from others changes with them. */
+  bool high = turns->policy.tenant[turns->holder].share.priority;
+  if (turns->now_ns >= turns->budget_ns || high) measure_budget(turns);
   bound_quantum(turns);
   bool bounded = turns->budget_ns != CGPU_TURNS_NEVER;
   if (!active(turns, turns->holder)) {
@@ -241,7 +262,7 @@ static bool look_at_open(struct cgpu_turns *turns) {
     count_turn(turns, turns->holder);
   }
   if (turns->now_ns < least(turns->end_ns, turns->budget_ns)) return false;
-  if (turns->now_ns >= turns->end_ns) oust(turns);
+  if (turns->now_ns >= turns->end_ns) turns->ousted = turns->holder;
   close_turn(turns);
   return false;
 }
@@ -250,24 +271,26 @@ static bool look_at_draining(struct cgpu_turns *turns) {
   if (turns->unseen) return false;
   bool rival = rivalled(turns), busy = turns->tenant[turns->holder].sight.busy;
   if (!rival && cgpu_arbiter_policy_eligible(&turns->policy, turns->holder)) {
+    turns->ousted = CGPU_POLICY_NOBODY; /* the turn goes on */
     open_turn(turns);
     return true;
   }
-  if (busy && (!rival || turns->now_ns < patience_ns(turns))) return false;
+  /* Without a rival too: only then can it be seen that it is stuck. */
+  if (busy && turns->now_ns < patience_ns(turns)) return false;
   turns->overruns += busy;
   hand_over(turns);
   return true;
 }
 
 static bool look_at_idle(struct cgpu_turns *turns) {
-  int next = to_rescue(turns);
-  if (next == CGPU_POLICY_NOBODY) {
+  int stuck = to_rescue(turns), next = stuck;
+  if (stuck == CGPU_POLICY_NOBODY) {
     next = cgpu_arbiter_policy_next(&turns->policy);
-  } else if (turns->tenant[next].rescues < MOST_DOUBLES) {
-    turns->tenant[next].rescues++;
+  } else if (turns->tenant[stuck].rescues < MOST_DOUBLES) {
+    turns->tenant[stuck].rescues++;
   }
   if (next == CGPU_POLICY_NOBODY) return false;
-  begin_turn(turns, next);
+  begin_turn(turns, next, next == stuck);
   return true;
 }
 
@@ -295,7 +318,8 @@ uint64_t cgpu_arbiter_turns_decide(struct cgpu_turns *turns) {
       default: moved = look_at_idle(turns); break;
     }
   }
-  return least(next_moment(turns), later(turns->now_ns, cgpu_arbiter_policy_pause(&turns->policy)));
+  uint64_t pause_ns = later(turns->now_ns, cgpu_arbiter_policy_pause(&turns->policy));
+  return least(next_moment(turns), least(pause_ns, next_rescue_ns(turns)));
 }
 
 struct cgpu_turns_grant cgpu_arbiter_turns_grant(const struct cgpu_turns *turns, int tenant) {

@@ -15,7 +15,8 @@
  * Debt alone could then keep it waiting for ever: it runs because it waits for a launch that it may
  * not make, and the longer it runs the more it owes. So a tenant that wants the card while work of
  * its own is still on it gets a turn after two rounds whatever it owes, the next one after four, and
- * so on in doubles until it has drained. What it owes it still pays: only the order changes.
+ * so on in doubles until it has drained. What it owes it still pays: only the order changes. The
+ * same holds for one whose budget is used up, even when it has no rival.
  *
  * A holder that will be first again when its quantum ends goes on without a pause; that is decided a
  * little early, and taken back when somebody wakes up meanwhile who comes first. So whoever wakes up
@@ -49,7 +50,7 @@ struct cgpu_turns_tenant {
   struct cgpu_turns_sight sight;
   uint16_t rescues;    /* turns that it got out of order since it last drained */
   uint64_t stuck_ns;   /* since when it wants the card while running on it without a turn; 0: it does not */
-  uint64_t waited_ns;  /* time in which it wanted the card and had no turn */
+  uint64_t waited_ns;  /* time in which it wanted the card and did not hold it */
   uint64_t turns;      /* that it got, extensions of a turn included */
   uint64_t preempted;  /* turns that ended by time while it had work */
   uint64_t preempting; /* turns of others that ended so and were followed by its own */
@@ -66,6 +67,7 @@ struct cgpu_turns {
   uint64_t budget_ns; /* when the holder's budget will be used up; CGPU_TURNS_NEVER: nothing bounds it */
   uint64_t closed_ns; /* since when a draining holder drains */
   bool unseen;        /* it has not been observed since */
+  uint64_t rescue_ns; /* until then the holder may launch whatever its budget */
   uint64_t overruns;  /* holders passed over so far */
   struct cgpu_turns_tenant tenant[CGPU_POLICY_TENANTS];
 };

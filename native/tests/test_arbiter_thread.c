@@ -69,8 +69,22 @@ static void unmake(struct tenant *tenant) {
   close(tenant->grants_fd);
 }
 
+static struct cgpu_policy_settings settings_of(uint32_t kind) {
+  return (struct cgpu_policy_settings){.kind = kind, .max_inst = 20, .prio_ratio = 80, .quantum_ns = QUANTUM};
+}
+
+static int start(uint32_t kind, struct cgpu_arbiter **arbiter) {
+  struct cgpu_policy_settings settings = settings_of(kind);
+  return cgpu_arbiter_start(&settings, arbiter);
+}
+
+static int set_policy(struct cgpu_arbiter *arbiter, uint32_t kind) {
+  struct cgpu_policy_settings settings = settings_of(kind);
+  return cgpu_arbiter_set_policy(arbiter, &settings);
+}
+
 static int add(struct cgpu_arbiter *arbiter, struct tenant *tenant, uint32_t weight) {
-  struct cgpu_arbiter_share share = {.weight = weight};
+  struct cgpu_policy_share share = {.weight = weight};
   return cgpu_arbiter_add(arbiter, tenant->id, tenant->usage_fd, tenant->grants_fd, ROW, &share);
 }
 
@@ -140,7 +154,7 @@ static bool by_weight(struct cgpu_arbiter *arbiter, const struct tenant tenant[3
 static void test_shares_by_weight(void) {
   struct cgpu_arbiter *arbiter;
   struct tenant tenant[3];
-  CHECK(cgpu_arbiter_start(CGPU_POLICY_WEIGHTED, QUANTUM, &arbiter) == 0);
+  CHECK(start(CGPU_POLICY_WEIGHTED, &arbiter) == 0);
   for (int i = 0; i < 3; i++) {
     make(&tenant[i], (uint64_t)i);
     CHECK(add(arbiter, &tenant[i], 1u << i) == 0);
@@ -173,7 +187,7 @@ static void test_holder_that_never_ends_does_not_block(void) {
   struct cgpu_arbiter_counters counters;
   make(&stuck, 1);
   make(&other, 2);
-  CHECK(cgpu_arbiter_start(CGPU_POLICY_PREEMPTIVE, QUANTUM, &arbiter) == 0);
+  CHECK(start(CGPU_POLICY_PREEMPTIVE, &arbiter) == 0);
   CHECK(add(arbiter, &stuck, 1) == 0 && add(arbiter, &other, 1) == 0);
   say(&stuck, CGPU_GATE_WANT);
   CHECK(await(&stuck, CGPU_GRANT_OPEN));
@@ -192,20 +206,40 @@ static void test_holder_that_never_ends_does_not_block(void) {
   unmake(&other);
 }
 
+static int start_with(struct cgpu_policy_settings settings) {
+  struct cgpu_arbiter *arbiter;
+  return cgpu_arbiter_start(&settings, &arbiter);
+}
+
+static void test_settings_out_of_range_are_refused(void) {
+  struct cgpu_policy_settings settings = settings_of(CGPU_POLICY_PREEMPTIVE);
+  settings.quantum_ns = CGPU_ARBITER_QUANTUM_MIN_NS - 1;
+  CHECK(start_with(settings) == EINVAL);
+  settings.quantum_ns = CGPU_ARBITER_QUANTUM_MAX_NS + 1;
+  CHECK(start_with(settings) == EINVAL);
+  settings = settings_of(CGPU_POLICY_FAIR);
+  settings.max_inst = 0;
+  CHECK(start_with(settings) == EINVAL);
+  settings = settings_of(CGPU_POLICY_PREEMPTIVE);
+  settings.prio_ratio = 19;
+  CHECK(start_with(settings) == EINVAL);
+  settings.prio_ratio = 100;
+  CHECK(start_with(settings) == EINVAL);
+  CHECK(start_with(settings_of(CGPU_POLICY_NATIVE + 1)) == EOPNOTSUPP);
+}
+
 static void test_tenants_come_and_go(void) {
   struct cgpu_arbiter *arbiter;
   struct tenant tenant;
   make(&tenant, 9);
-  CHECK(cgpu_arbiter_start(CGPU_POLICY_FIXED, QUANTUM, &arbiter) == EOPNOTSUPP);
-  CHECK(cgpu_arbiter_start(CGPU_POLICY_PREEMPTIVE, 1, &arbiter) == EINVAL);
-  CHECK(cgpu_arbiter_start(CGPU_POLICY_PREEMPTIVE, QUANTUM, &arbiter) == 0);
+  CHECK(start(CGPU_POLICY_PREEMPTIVE, &arbiter) == 0);
   CHECK(cgpu_arbiter_remove(arbiter, 9) == ENOENT);
   CHECK(add(arbiter, &tenant, 1) == 0 && add(arbiter, &tenant, 1) == EEXIST);
   say(&tenant, CGPU_GATE_WANT);
   CHECK(await(&tenant, CGPU_GRANT_OPEN));
-  CHECK(cgpu_arbiter_set_policy(arbiter, CGPU_POLICY_NATIVE, QUANTUM) == 0);
+  CHECK(set_policy(arbiter, CGPU_POLICY_NATIVE) == 0);
   CHECK(await(&tenant, CGPU_GRANT_FREE));
-  CHECK(cgpu_arbiter_set_policy(arbiter, CGPU_POLICY_PREEMPTIVE, QUANTUM) == 0);
+  CHECK(set_policy(arbiter, CGPU_POLICY_PREEMPTIVE) == 0);
   CHECK(await(&tenant, CGPU_GRANT_OPEN));
   CHECK(cgpu_arbiter_remove(arbiter, 9) == 0);
   CHECK(await(&tenant, CGPU_GRANT_FREE)); /* leftovers wait for nobody */
@@ -221,7 +255,7 @@ static void test_shortened_file(void) {
   struct tenant hostile, other;
   make(&hostile, 1);
   make(&other, 2);
-  CHECK(cgpu_arbiter_start(CGPU_POLICY_PREEMPTIVE, QUANTUM, &arbiter) == 0);
+  CHECK(start(CGPU_POLICY_PREEMPTIVE, &arbiter) == 0);
   CHECK(add(arbiter, &hostile, 1) == 0 && add(arbiter, &other, 1) == 0);
   CHECK(ftruncate(hostile.usage_fd, 0) == 0);
   say(&other, CGPU_GATE_WANT);
@@ -231,12 +265,78 @@ static void test_shortened_file(void) {
   unmake(&other);
 }
 
+/* What the tenant had had stands in its region, and goes on from there. */
+static void test_second_arbiter_goes_on_with_the_regions_counters(void) {
+  struct cgpu_arbiter *arbiter;
+  struct tenant tenant, other;
+  make(&tenant, 1);
+  make(&other, 2);
+  struct cgpu_grants_gpu *gpu = &tenant.grants->gpu[ROW];
+  gpu->preempting = 1000;
+  struct cgpu_grants_gpu first = *gpu;
+  for (int round = 1; round <= 2; round++) {
+    CHECK(start(CGPU_POLICY_PREEMPTIVE, &arbiter) == 0);
+    CHECK(add(arbiter, &tenant, 1) == 0 && add(arbiter, &other, 1) == 0);
+    say(&other, CGPU_GATE_WANT);
+    CHECK(await(&other, CGPU_GRANT_OPEN));
+    say(&other, CGPU_GATE_BUSY);
+    say(&tenant, CGPU_GATE_WANT);
+    CHECK(await(&other, CGPU_GRANT_CLOSED)); /* by time, for the tenant that wants it */
+    say(&other, 0);
+    CHECK(await(&tenant, CGPU_GRANT_OPEN));
+    say(&tenant, CGPU_GATE_BUSY);
+    say(&other, CGPU_GATE_WANT);
+    CHECK(await(&tenant, CGPU_GRANT_CLOSED));
+    say(&tenant, 0);
+    CHECK(await(&other, CGPU_GRANT_OPEN));
+    say(&other, 0);
+    struct cgpu_arbiter_tenant_counters had;
+    CHECK(cgpu_arbiter_tenant(arbiter, tenant.id, &had) == 0);
+    cgpu_arbiter_stop(arbiter);
+    CHECK(gpu->turns == first.turns + had.turns && had.turns >= 1);
+    CHECK(gpu->busy_ns == first.busy_ns + had.charged_ns && had.charged_ns > 0);
+    CHECK(gpu->waited_ns == first.waited_ns + had.waited_ns && had.waited_ns > 0);
+    CHECK(gpu->preempted == first.preempted + 1);
+    CHECK(gpu->preempting == first.preempting + 1);
+    first = *gpu;
+  }
+  unmake(&tenant);
+  unmake(&other);
+}
+
+/* Alone on the card: its budget ends its turn, and opens the next one. */
+static void test_capped_tenant_gets_its_part_of_an_idle_card(void) {
+  struct cgpu_arbiter *arbiter;
+  struct tenant tenant;
+  struct cgpu_policy_share share = {.weight = 1, .compute_limit_percent = 50};
+  make(&tenant, 1);
+  CHECK(start(CGPU_POLICY_PREEMPTIVE, &arbiter) == 0);
+  CHECK(cgpu_arbiter_add(arbiter, tenant.id, tenant.usage_fd, tenant.grants_fd, ROW, &share) == 0);
+  CHECK(pthread_create(&tenant.thread, NULL, backlogged, &tenant) == 0);
+  double part = 0;
+  for (int i = 0; i < 20 && (part < 0.45 || part > 0.55); i++) { /* a busy machine may need several looks */
+    uint64_t from_ns = futex_now_ns(), had_ns = charged(arbiter, &tenant);
+    rest_until(from_ns + 500 * MS);
+    part = (double)(charged(arbiter, &tenant) - had_ns) / (double)(futex_now_ns() - from_ns);
+  }
+  CHECK(part >= 0.45 && part <= 0.55);
+  share.compute_limit_percent = 0;
+  CHECK(cgpu_arbiter_update(arbiter, tenant.id, &share) == 0);
+  CHECK(await(&tenant, CGPU_GRANT_OPEN));
+  rest_until(futex_now_ns() + 100 * MS);
+  CHECK(CGPU_GRANT_STATE(grant(&tenant)) == CGPU_GRANT_OPEN);
+  atomic_store(&tenant.stop, true);
+  pthread_join(tenant.thread, NULL);
+  cgpu_arbiter_stop(arbiter);
+  unmake(&tenant);
+}
+
 static void test_heartbeat_and_rest(void) {
   struct cgpu_arbiter *arbiter;
   struct tenant tenant;
   struct cgpu_arbiter_counters before, after;
   make(&tenant, 1);
-  CHECK(cgpu_arbiter_start(CGPU_POLICY_PREEMPTIVE, QUANTUM, &arbiter) == 0);
+  CHECK(start(CGPU_POLICY_PREEMPTIVE, &arbiter) == 0);
   CHECK(add(arbiter, &tenant, 1) == 0);
   rest_until(futex_now_ns() + 100 * MS);
   cgpu_arbiter_counters(arbiter, &before);
@@ -253,7 +353,10 @@ static void test_heartbeat_and_rest(void) {
 }
 
 int main(void) {
+  test_settings_out_of_range_are_refused();
   test_tenants_come_and_go();
+  test_second_arbiter_goes_on_with_the_regions_counters();
+  test_capped_tenant_gets_its_part_of_an_idle_card();
   test_shares_by_weight();
   test_holder_that_never_ends_does_not_block();
   test_shortened_file();
