@@ -33,7 +33,7 @@
 #define GATE_TICK_NS 64u
 
 #define GATE_GRACE_NS 300000u           /* idle time before a holder says so: pauses between launches are not idle */
-#define GATE_HEARTBEAT_NS 1000000000u   /* older: there is no arbiter */
+#define GATE_HEARTBEAT_NS 500000000u    /* older: there is no arbiter */
 #define GATE_QUANTUM_DEFAULT_NS 10000000u /* until an arbiter has said another */
 
 #define GATE_MARKERS 32u     /* pending per stream */

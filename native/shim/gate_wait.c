@@ -3,7 +3,7 @@
 
 #include "futex_words.h"
 
-#define LOOK_NS 250000000u /* a waiting thread looks at the heartbeat that often */
+#define LOOK_NS 125000000u /* a waiting thread looks at the heartbeat that often */
 #define MOST_DOUBLES 10    /* of the patience with work that does not get on */
 #define LONG_QUANTA 50     /* of it, at most, for work that is known to be long */
 #define POLL_NS 1000000u   /* where the kernel cannot wait on two words */

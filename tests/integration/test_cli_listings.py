@@ -69,7 +69,10 @@ def test_policy(busy: Node):
     assert "2 weighted" in busy.cgpu("policy", "weighted").stdout
     assert busy.json("policy", "5")[0]["compute_layer"] == "none"
     assert busy.json("policy", "default", "--overcommit", "--max-inst", "3")[0]["overcommit"]
-    assert busy.cgpu("policy", "3").returncode == 3
+    fixed = busy.json("policy", "3", "--prio-ratio", "60", "--quantum", "20", "--share-slots")[0]
+    assert (fixed["policy"], fixed["prio_ratio"], fixed["quantum_ms"], fixed["share_slots"]) == (3, 60, 20, True)
+    assert busy.json("policy", "default")[0]["prio_ratio"] == 60  # what is not named stays
+    assert busy.cgpu("policy", "--prio-ratio", "100").returncode == 2
     assert busy.cgpu("policy", "nonsense").returncode == 2
     assert busy.cgpu("policy", "--gpu", "7").returncode == 3
 

@@ -244,9 +244,8 @@ class Policy:
     def pause(self) -> int:
         """Nanoseconds until a budget that keeps somebody with work from the card is full; rounded up."""
         full, pauses = self.settings.full, [FOREVER]
-        for tenant in self.tenants.values():
-            if tenant.backlogged and tenant.throttled:
-                pauses.append(_ceil(full - tenant.budget, self.cap(tenant)))
+        held = (tenant for tenant in self.tenants.values() if tenant.backlogged and tenant.throttled)
+        pauses.extend(_ceil(full - tenant.budget, self.cap(tenant)) for tenant in held)
         if self.priority_throttled and any(t.competes and t.share.priority for t in self.tenants.values()):
             pauses.append(_ceil(full - self.priority_budget, self.settings.prio_ratio * (PPM // 100)))
         return min(pauses)

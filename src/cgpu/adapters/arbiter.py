@@ -62,10 +62,6 @@ class NativeArbiter:
             self._library.cgpu_arbiter_stop(thread)
         self._threads, self._ids = {}, {}
 
-    def knows(self, policy: Policy) -> bool:
-        """Whether this version divides time by that policy."""
-        return bool(self._library.cgpu_arbiter_policy_known(int(policy)))
-
     def add_tenant(self, gpu: Gpu, region: Path, row: int, share: Share) -> None:
         """Let a tenant take part on one GPU; idempotent. Raises RegionError for files that are no region."""
         if (gpu.uuid, region) in self._ids:
@@ -172,7 +168,5 @@ def _load() -> ctypes.CDLL:
     library.cgpu_arbiter_set_policy.argtypes = (handle, ctypes.c_void_p)
     library.cgpu_arbiter_counters.argtypes = (handle, ctypes.c_void_p)
     library.cgpu_arbiter_counters.restype = None
-    library.cgpu_arbiter_policy_known.argtypes = (word,)
-    library.cgpu_arbiter_policy_known.restype = ctypes.c_bool
     library.cgpu_arbiter_reclaim.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint)
     return library

@@ -83,9 +83,6 @@ class ArbiterControl(Protocol):
     def stop(self) -> None:
         """End the thread; the tenants then keep to their shares by themselves."""
 
-    def knows(self, policy: Policy) -> bool:
-        """Whether it divides time by that policy; the others are refused, not approximated."""
-
     def add_tenant(self, gpu: Gpu, region: Path, row: int, share: Share) -> None:
         """Let a tenant take part on one GPU. Idempotent."""
 

@@ -33,7 +33,7 @@ from cgpu.errors import (
     TenantExistsError,
     UsageError,
 )
-from cgpu.model.admission import Occupancy, admit, fits_card
+from cgpu.model.admission import Occupancy, admit, fits_card, fits_time
 from cgpu.model.tenant import ComputeLayer, Gpu, GpuPolicy, MemoryLayer, Policy, Share, Tenant
 from cgpu.model.units import MIB
 from cgpu.region.reader import GRANTS, GrantsSnapshot, RegionReader
@@ -263,14 +263,12 @@ class NodeState:
             return changed
 
     def set_policy(self, gpu: Gpu, policy: GpuPolicy) -> None:
-        """How the card's time is divided from the next slot on. Raises RefusedError for a policy not yet enforced."""
-        if policy.policy is not None and not self.arbiter.knows(policy.policy):
-            raise RefusedError(
-                f"policy {int(policy.policy)} ({policy.policy.name.lower()}) is not enforced by this version",
-                "choose "
-                + ", ".join(f"{int(known)} ({known.name.lower()})" for known in Policy if self.arbiter.knows(known)),
-            )
+        """How the card's time is divided from the next slot on.
+
+        Raises CapacityError when it would promise the present tenants more than the card has.
+        """
         with self.lock:
+            fits_time(gpu, policy, self._shares(gpu))
             self._step("policy:decided")
             self._commit(policies={**self._document.policies, gpu.uuid: policy})
             self._step("policy:committed")
@@ -388,6 +386,8 @@ class NodeState:
         for old, new in zip(tenant.shares, shares, strict=True):
             gpu = self.gpu(new.gpu_uuid)
             fits_card(gpu, new)
+            if new != replace(old, memory_bytes=new.memory_bytes):
+                fits_time(gpu, self.policy(gpu), tuple(new if share is old else share for share in self._shares(gpu)))
             if new.memory_bytes > old.memory_bytes:
                 admit(gpu, self.policy(gpu), self._occupancy(gpu, self.survey(), without=tenant.id), new)
 

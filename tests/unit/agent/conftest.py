@@ -76,9 +76,9 @@ class World:
         return Caller(ProcessRef(host_pid, self.host.spawn(host_pid).identity.start_ticks))
 
 
-def tenant(name: str = "a", memory_bytes: int = 2 * GIB, *, gpus: tuple[int, ...] = (0,), weight: int = 1) -> Tenant:
-    """A wish for a tenant."""
-    return Tenant(name, name, tuple(Share(GPU_UUIDS[index], memory_bytes, weight=weight) for index in gpus))
+def tenant(name: str = "a", memory_bytes: int = 2 * GIB, *, gpus: tuple[int, ...] = (0,), **share: int) -> Tenant:
+    """A wish for a tenant; ``share`` is what else it has of each GPU."""
+    return Tenant(name, name, tuple(Share(GPU_UUIDS[index], memory_bytes, **share) for index in gpus))
 
 
 def write_counters(region: Path, counters: Counters, row: int = 0) -> None:

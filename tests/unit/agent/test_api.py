@@ -25,6 +25,12 @@ from tests.unit.agent.conftest import World, write_counters
 
 OWNER = Peer(pid=50, uid=1000, gid=1000)
 STRANGER = Peer(pid=51, uid=1001, gid=1001)
+
+
+def limited(percent: int, limit: int) -> dict[str, Any]:
+    return {"shares": [{"gpu": "0", "memory_bytes": GIB, "compute_percent": percent, "compute_limit_percent": limit}]}
+
+
 WISH = {"name": "web", "shares": [{"gpu": "0", "memory_bytes": GIB, "compute_percent": 30, "weight": 2}]}
 
 Call = Callable[..., tuple[int, Any]]
@@ -100,7 +106,10 @@ def test_a_tenant_from_its_making_to_its_end(call: Call):
         ("PUT", "/v1/tenants/x", {"shares": [{"gpu": "0", "memory_bytes": 17 * GIB}]}, 409, "capacity"),
         ("PATCH", "/v1/tenants/none", {"weight": 2}, 404, "no_such_tenant"),
         ("PATCH", "/v1/gpus/0", {"policy": 6}, 400, "usage"),
-        ("PATCH", "/v1/gpus/0", {"policy": 3}, 409, "refused"),
+        ("PATCH", "/v1/gpus/0", {"prio_ratio": 19}, 400, "usage"),
+        ("PATCH", "/v1/gpus/0", {"prio_ratio": 100}, 400, "usage"),
+        ("PATCH", "/v1/gpus/0", {"quantum_ms": 0}, 400, "usage"),
+        ("PUT", "/v1/tenants/x", limited(30, 20), 400, "amount"),
         ("PATCH", "/v1/gpus/0", {"max_inst": 21}, 400, "usage"),
     ],
 )

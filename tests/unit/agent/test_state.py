@@ -7,6 +7,7 @@ import pytest
 from cgpu.agent.state import NodeState, ShareChange
 from cgpu.errors import (
     AgentError,
+    AmountError,
     CapacityError,
     NoSuchGpuError,
     NoSuchTenantError,
@@ -130,12 +131,32 @@ def test_the_default_policy_becomes_weighted_with_the_first_weight_and_back(worl
     assert granted(state, "a")[0].policy == Policy.PREEMPTIVE
 
 
-def test_a_chosen_policy_stays_and_one_that_is_not_enforced_is_refused(state: NodeState):
+def test_a_chosen_policy_stays(state: NodeState):
     state.set_policy(gpu(), GpuPolicy(Policy.NATIVE))
     state.create(tenant("a", weight=9))
     assert granted(state, "a")[0].policy == Policy.NATIVE
-    with pytest.raises(RefusedError, match="policy 3"):
+
+
+def test_more_time_than_the_card_has_is_promised_to_nobody(state: NodeState):
+    state.create(tenant("a", compute_percent=60))
+    state.create(tenant("b", compute_percent=60))  # recorded: policy 1 promises nothing
+    with pytest.raises(CapacityError, match=r"120 % of its time"):
         state.set_policy(gpu(), GpuPolicy(Policy.FIXED))
+    assert state.policy(gpu()).policy is None
+    state.set_share("b", ShareChange(compute_percent=40))
+    state.set_policy(gpu(), GpuPolicy(Policy.FIXED))
+    with pytest.raises(CapacityError, match="105 %"):
+        state.create(tenant("c"))  # one slice of 1/20
+    with pytest.raises(CapacityError, match="101 %"):
+        state.set_share("b", ShareChange(compute_percent=41))
+    assert granted(state, "b")[0].compute_percent == 40
+
+
+def test_a_limit_reaches_the_region(state: NodeState):
+    state.create(tenant("a", compute_percent=30, compute_limit_percent=60))
+    assert granted(state, "a")[0].compute_limit_percent == 60
+    with pytest.raises(AmountError, match="below the share of 30 %"):
+        state.set_share("a", ShareChange(compute_limit_percent=20))
 
 
 def test_two_agents_exclude_each_other_per_gpu(world: World, state: NodeState):

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from cgpu.errors import CapacityError
-from cgpu.model.admission import Occupancy, admit
+from cgpu.errors import AmountError, CapacityError
+from cgpu.model.admission import Occupancy, admit, fits_time
 from cgpu.model.tenant import MAX_TENANTS_PER_GPU, Gpu, GpuPolicy, Policy, Share
 from cgpu.model.units import GIB, MIB
 
@@ -42,3 +42,32 @@ def test_a_weight_turns_the_default_policy_into_weighted() -> None:
     assert GpuPolicy().in_force((share(GIB), share(GIB))) is Policy.PREEMPTIVE
     assert GpuPolicy().in_force((share(GIB), share(GIB, weight=2))) is Policy.WEIGHTED
     assert GpuPolicy(Policy.NATIVE).in_force((share(GIB, weight=2),)) is Policy.NATIVE
+
+
+def timed(percent: int | None, priority: int = 0, limit: int | None = None) -> Share:
+    return Share(CARD.uuid, GIB, compute_percent=percent, compute_limit_percent=limit, priority=priority)
+
+
+@pytest.mark.parametrize("policy", [Policy.FIXED, Policy.SOFT])
+def test_promises_of_time_add_up_to_the_card_at_most(policy: Policy) -> None:
+    settings = GpuPolicy(policy, max_inst=3)
+    fits_time(CARD, settings, (timed(100),))
+    fits_time(CARD, settings, (timed(None), timed(None), timed(None)))  # three slices of a third
+    fits_time(CARD, settings, (timed(60), timed(40), timed(90, priority=1)))
+    with pytest.raises(CapacityError, match=r"101 % of its time") as caught:
+        fits_time(CARD, settings, (timed(60), timed(41)))
+    assert "over-commit" in caught.value.remedy
+    with pytest.raises(CapacityError):
+        admit(CARD, settings, Occupancy((timed(67),)), timed(None))
+    fits_time(CARD, GpuPolicy(policy, max_inst=3, overcommit=True), (timed(60), timed(60)))
+
+
+@pytest.mark.parametrize("policy", [Policy.FAIR, Policy.PREEMPTIVE, Policy.WEIGHTED, Policy.NATIVE])
+def test_percentages_that_are_only_recorded_promise_nothing(policy: Policy) -> None:
+    fits_time(CARD, GpuPolicy(policy), (timed(60), timed(60)))
+
+
+def test_a_limit_is_not_below_the_share_beside_it() -> None:
+    fits_time(CARD, GpuPolicy(), (timed(30, limit=30),))
+    with pytest.raises(AmountError, match="limit of 29 %"):
+        fits_time(CARD, GpuPolicy(), (timed(30, limit=29),))
