@@ -70,7 +70,7 @@ static void account(struct cgpu_arbiter *arbiter, unsigned place) {
   struct cgpu_seat_account had = {turns->policy.tenant[place].charged_ns, tenant->waited_ns, tenant->turns,
                                   tenant->preempted, tenant->preempting};
   uint32_t demand = (tenant->sight.want ? CGPU_DEMAND_WANT : 0) | (tenant->sight.busy ? CGPU_DEMAND_BUSY : 0) |
-                    (turns->holder == (int)place ? CGPU_DEMAND_HOLD : 0);
+                    (turns->holder == (int)place || tenant->guest ? CGPU_DEMAND_HOLD : 0);
   cgpu_seat_account(&arbiter->seat[place], &had, demand);
 }
 
@@ -124,7 +124,7 @@ static uint64_t step(struct cgpu_arbiter *arbiter, int place) {
  * like that on a card with many tenants, and each doorbell costs at every sleep. */
 static bool waits_its_turn(const struct cgpu_arbiter *arbiter, unsigned place) {
   const struct cgpu_turns_tenant *tenant = &arbiter->turns.tenant[place];
-  return tenant->sight.want && !tenant->sight.busy && arbiter->turns.holder != (int)place;
+  return tenant->sight.want && !tenant->sight.busy && !tenant->guest && arbiter->turns.holder != (int)place;
 }
 
 /* Sleeps until a word changes or the time has come. Returns the place whose doorbell rang, or

@@ -324,6 +324,13 @@ bool cgpu_arbiter_policy_preempts(const struct cgpu_policy *policy, int rival, i
   return higher && cgpu_arbiter_policy_eligible(policy, rival);
 }
 
+bool cgpu_arbiter_policy_joins(const struct cgpu_policy *policy, int index, int holder) {
+  const struct cgpu_policy_tenant *tenant = &policy->tenant[index], *first = &policy->tenant[holder];
+  uint64_t quantum = virtual_length(policy, tenant, policy->settings.quantum_ns);
+  bool near = !before(first->virtual_time + quantum, tenant->virtual_time);
+  return near && tenant->share.priority == first->share.priority && cgpu_arbiter_policy_eligible(policy, index);
+}
+
 void cgpu_arbiter_policy_begin(struct cgpu_policy *policy, int tenant) {
   policy->tenant[tenant].turn = ++policy->turns;
 }

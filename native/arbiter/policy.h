@@ -129,6 +129,9 @@ CGPU_ARBITER_API int cgpu_arbiter_policy_next(const struct cgpu_policy *policy);
 CGPU_ARBITER_API int cgpu_arbiter_policy_next_after(const struct cgpu_policy *policy, int holder, uint64_t time_ns);
 /* Whether `rival` goes before `holder` at once, in the middle of a turn. */
 CGPU_ARBITER_API bool cgpu_arbiter_policy_preempts(const struct cgpu_policy *policy, int rival, int holder);
+/* Whether `tenant` may have the holder's turn together with it: it is eligible, of the same priority, and
+ * at most a quantum of its own ahead of the holder, so that shares keep to the weights. */
+CGPU_ARBITER_API bool cgpu_arbiter_policy_joins(const struct cgpu_policy *policy, int tenant, int holder);
 /* The tenant's turn begins. */
 CGPU_ARBITER_API void cgpu_arbiter_policy_begin(struct cgpu_policy *policy, int tenant);
 

@@ -92,6 +92,7 @@ static bool read_slots(const struct cgpu_seat *seat, struct cgpu_turns_sight *si
     void *into = first ? (void *)part.slot : (void *)&part;
     if (!read_at(seat->usage_fd, into, bytes, offset)) return false;
     sight->long_ns = part.gpu[seat->row].long_ns;
+    sight->worked_ns = part.gpu[seat->row].worked_ns;
     seen = part.header.slots_seen < CGPU_MAX_SLOTS ? part.header.slots_seen : CGPU_MAX_SLOTS;
     for (uint32_t i = 0; i < SLOTS_PER_READ && first + i < seen; i++) {
       const struct cgpu_usage_slot *slot = &part.slot[i];

@@ -9,6 +9,9 @@
 /* Rounds (a quantum for each contender) before a tenant is taken for stuck, and how often they double. */
 #define STUCK_ROUNDS 2
 #define MOST_DOUBLES 6
+/* A tenant that works less in its turns leaves the card idle; so many in a turn that they fill it. */
+#define LEAVES_IDLE_PPM 900000u
+#define FILLS_PPM 1000000u
 
 static uint64_t quantum_ns(const struct cgpu_turns *turns) { return turns->policy.settings.quantum_ns; }
 
@@ -25,18 +28,17 @@ void cgpu_arbiter_turns_init(struct cgpu_turns *turns, const struct cgpu_policy_
   cgpu_arbiter_policy_init(&turns->policy, settings);
 }
 
-static void end_turn(struct cgpu_turns *turns) {
-  turns->holder = CGPU_POLICY_NOBODY;
-  turns->phase = CGPU_TURNS_IDLE;
-  turns->unseen = false;
+/* Whether the present turn is the tenant's, alone or with others. */
+static bool holds(const struct cgpu_turns *turns, int tenant) {
+  return tenant == turns->holder || turns->tenant[tenant].guest;
 }
 
 /* After a tenant's words or its part in the turn have changed. It competes while it waits for the
  * card, and while it holds it with work in flight. */
 static void update(struct cgpu_turns *turns, int index) {
   struct cgpu_turns_tenant *tenant = &turns->tenant[index];
-  bool backlogged = tenant->sight.want || (turns->holder == index && tenant->sight.busy);
-  bool stuck = tenant->sight.want && tenant->sight.busy && turns->holder != index;
+  bool backlogged = tenant->sight.want || (holds(turns, index) && tenant->sight.busy);
+  bool stuck = tenant->sight.want && tenant->sight.busy && !holds(turns, index);
   if (!tenant->sight.busy) tenant->rescues = 0;
   if (!stuck) tenant->stuck_ns = 0;
   if (stuck && !tenant->stuck_ns) tenant->stuck_ns = turns->now_ns;
@@ -44,17 +46,26 @@ static void update(struct cgpu_turns *turns, int index) {
   if (!backlogged && turns->policy.tenant[index].backlogged) cgpu_arbiter_policy_sleep(&turns->policy, index);
 }
 
-/* Gives the turn away; the old holder's backlog is then its waiting threads alone. */
+/* Gives the turn away; the backlog of those who had it is then their waiting threads alone. */
 static void hand_over(struct cgpu_turns *turns) {
-  int old = turns->holder;
-  if (turns->ousted == old) turns->tenant[old].preempted++;
-  end_turn(turns);
-  update(turns, old);
+  if (turns->ousted == turns->holder) turns->tenant[turns->holder].preempted++;
+  for (int i = 0; i < (int)CGPU_POLICY_TENANTS; i++) {
+    if (!holds(turns, i)) continue;
+    turns->tenant[i].guest = false;
+    if (i == turns->holder) turns->holder = CGPU_POLICY_NOBODY;
+    update(turns, i);
+  }
+  turns->phase = CGPU_TURNS_IDLE;
+  turns->unseen = 0;
 }
 
 static void measure_budget(struct cgpu_turns *turns) {
+  uint64_t allowance_ns = CGPU_POLICY_FOREVER;
   if (turns->holder == CGPU_POLICY_NOBODY) return;
-  turns->budget_ns = later(turns->now_ns, cgpu_arbiter_policy_allowance(&turns->policy, turns->holder));
+  for (int i = 0; i < (int)CGPU_POLICY_TENANTS; i++) {
+    if (holds(turns, i)) allowance_ns = least(allowance_ns, cgpu_arbiter_policy_allowance(&turns->policy, i));
+  }
+  turns->budget_ns = later(turns->now_ns, allowance_ns);
   if (turns->budget_ns < turns->rescue_ns) turns->budget_ns = turns->rescue_ns;
 }
 
@@ -79,7 +90,8 @@ void cgpu_arbiter_turns_share(struct cgpu_turns *turns, int tenant, const struct
 }
 
 void cgpu_arbiter_turns_leave(struct cgpu_turns *turns, int tenant) {
-  if (turns->holder == tenant) end_turn(turns);
+  if (turns->holder == tenant) hand_over(turns);
+  turns->unseen &= ~(1u << tenant);
   if (turns->ousted == tenant) turns->ousted = CGPU_POLICY_NOBODY;
   turns->tenant[tenant] = (struct cgpu_turns_tenant){0};
   cgpu_arbiter_policy_leave(&turns->policy, tenant);
@@ -90,13 +102,13 @@ static bool active(const struct cgpu_turns *turns, int tenant) {
 }
 
 static bool may_launch(const struct cgpu_turns *turns, int tenant) {
-  return turns->phase == CGPU_TURNS_OPEN && turns->holder == tenant;
+  return turns->phase == CGPU_TURNS_OPEN && holds(turns, tenant);
 }
 
-/* Who has the card now: the holder while it has work, woken but not yet launching included, and
+/* Who has the card now: who holds it while it has work, woken but not yet launching included, and
  * whoever was passed over and still runs. */
 static bool occupies(const struct cgpu_turns *turns, int tenant) {
-  return tenant == turns->holder ? active(turns, tenant) : turns->tenant[tenant].sight.busy;
+  return holds(turns, tenant) ? active(turns, tenant) : turns->tenant[tenant].sight.busy;
 }
 
 static unsigned occupants(const struct cgpu_turns *turns) {
@@ -112,7 +124,7 @@ void cgpu_arbiter_turns_advance(struct cgpu_turns *turns, uint64_t now_ns) {
   if (native(turns)) return;
   unsigned count = occupants(turns);
   for (int i = 0; i < (int)CGPU_POLICY_TENANTS; i++) {
-    if (turns->tenant[i].sight.want && i != turns->holder) turns->tenant[i].waited_ns += time_ns;
+    if (turns->tenant[i].sight.want && !holds(turns, i)) turns->tenant[i].waited_ns += time_ns;
     if (occupies(turns, i)) cgpu_arbiter_policy_charge(&turns->policy, i, time_ns / count);
   }
   cgpu_arbiter_policy_pass(&turns->policy, time_ns);
@@ -124,15 +136,29 @@ void cgpu_arbiter_turns_skip(struct cgpu_turns *turns, uint64_t now_ns) {
   measure_budget(turns);
 }
 
+/* How much of its turn the tenant had work on the card, once the turn is over and drained. */
+static void measure_work(struct cgpu_turns *turns, int index) {
+  struct cgpu_turns_tenant *tenant = &turns->tenant[index];
+  if (!tenant->measuring || tenant->sight.busy || may_launch(turns, index)) return;
+  tenant->measuring = false;
+  uint64_t length_ns = turns->now_ns - tenant->opened_ns;
+  uint64_t worked_ns = tenant->sight.worked_ns - tenant->opened_worked_ns;
+  if (!length_ns) return;
+  uint32_t work_ppm = worked_ns < length_ns ? (uint32_t)(worked_ns * CGPU_PPM / length_ns) : CGPU_PPM;
+  tenant->work_ppm = tenant->measured ? (tenant->work_ppm * 3 + work_ppm) / 4 : work_ppm;
+  tenant->measured = true;
+}
+
 void cgpu_arbiter_turns_observe(struct cgpu_turns *turns, int tenant, const struct cgpu_turns_sight *sight) {
   turns->tenant[tenant].sight = *sight;
-  if (tenant == turns->holder) turns->unseen = false;
+  turns->unseen &= ~(1u << tenant);
+  measure_work(turns, tenant);
   update(turns, tenant);
 }
 
 static uint32_t contenders(const struct cgpu_turns *turns) {
   uint32_t count = 0;
-  for (int i = 0; i < (int)CGPU_POLICY_TENANTS; i++) count += i == turns->holder || turns->tenant[i].sight.want;
+  for (int i = 0; i < (int)CGPU_POLICY_TENANTS; i++) count += holds(turns, i) || turns->tenant[i].sight.want;
   return count;
 }
 
@@ -166,6 +192,7 @@ static uint64_t next_rescue_ns(const struct cgpu_turns *turns) {
 /* Whether the holder is in somebody's way. */
 static bool rivalled(const struct cgpu_turns *turns) {
   for (int i = 0; i < (int)CGPU_POLICY_TENANTS; i++) {
+    if (turns->tenant[i].guest) return true; /* whose share may be smaller */
     if (i != turns->holder && turns->tenant[i].sight.want && cgpu_arbiter_policy_eligible(&turns->policy, i)) return true;
   }
   return to_rescue(turns) != CGPU_POLICY_NOBODY;
@@ -183,8 +210,43 @@ static void count_turn(struct cgpu_turns *turns, int tenant) {
   turns->tenant[tenant].turns++;
 }
 
+static void begin_measuring(struct cgpu_turns *turns, int index) {
+  struct cgpu_turns_tenant *tenant = &turns->tenant[index];
+  tenant->measuring = true;
+  tenant->opened_ns = turns->now_ns;
+  tenant->opened_worked_ns = tenant->sight.worked_ns;
+}
+
+static bool leaves_idle(const struct cgpu_turns *turns, int tenant) {
+  return turns->tenant[tenant].measured && turns->tenant[tenant].work_ppm < LEAVES_IDLE_PPM;
+}
+
+static int next_guest(const struct cgpu_turns *turns) {
+  int next = CGPU_POLICY_NOBODY;
+  for (int i = 0; i < (int)CGPU_POLICY_TENANTS; i++) {
+    if (holds(turns, i) || !turns->tenant[i].sight.want || !leaves_idle(turns, i)) continue;
+    if (!cgpu_arbiter_policy_joins(&turns->policy, i, turns->holder)) continue;
+    if (next == CGPU_POLICY_NOBODY || turns->policy.tenant[i].turn < turns->policy.tenant[next].turn) next = i;
+  }
+  return next;
+}
+
+/* Lets others into the turn that has just begun, those first whose last turn is longest ago. */
+static void invite(struct cgpu_turns *turns) {
+  uint64_t work_ppm = turns->tenant[turns->holder].work_ppm;
+  if (!turns->policy.settings.share_slots || !leaves_idle(turns, turns->holder)) return;
+  for (int guest = next_guest(turns); guest != CGPU_POLICY_NOBODY && work_ppm < FILLS_PPM; guest = next_guest(turns)) {
+    work_ppm += turns->tenant[guest].work_ppm;
+    turns->tenant[guest].guest = true;
+    count_turn(turns, guest);
+    begin_measuring(turns, guest);
+    update(turns, guest);
+  }
+}
+
 static void open_turn(struct cgpu_turns *turns) {
   turns->phase = CGPU_TURNS_OPEN;
+  begin_measuring(turns, turns->holder);
   turns->start_ns = turns->now_ns;
   turns->end_ns = CGPU_TURNS_NEVER;
   measure_budget(turns);
@@ -198,6 +260,7 @@ static void begin_turn(struct cgpu_turns *turns, int tenant, bool rescue) {
   if (turns->ousted != CGPU_POLICY_NOBODY && turns->ousted != tenant) turns->tenant[tenant].preempting++;
   turns->ousted = CGPU_POLICY_NOBODY;
   update(turns, tenant);
+  invite(turns);
   open_turn(turns);
 }
 
@@ -205,10 +268,17 @@ static void begin_turn(struct cgpu_turns *turns, int tenant, bool rescue) {
  * little before the end, so that its queue on the card does not run empty over the question. */
 static uint64_t question_ns(const struct cgpu_turns *turns) { return turns->end_ns - quantum_ns(turns) / 4; }
 
+static bool shared(const struct cgpu_turns *turns) {
+  for (int i = 0; i < (int)CGPU_POLICY_TENANTS; i++) {
+    if (turns->tenant[i].guest) return true;
+  }
+  return false;
+}
+
 /* Whether the holder will be first at that time, as things stand now; who wakes up later may change it. */
 static bool first_at(const struct cgpu_turns *turns, uint64_t time_ns) {
   uint64_t rest_ns = time_ns > turns->now_ns ? time_ns - turns->now_ns : 0;
-  if (to_rescue(turns) != CGPU_POLICY_NOBODY) return false;
+  if (to_rescue(turns) != CGPU_POLICY_NOBODY || shared(turns)) return false;
   return cgpu_arbiter_policy_next_after(&turns->policy, turns->holder, rest_ns) == turns->holder;
 }
 
@@ -232,7 +302,7 @@ static void bound_quantum(struct cgpu_turns *turns) {
 static void close_turn(struct cgpu_turns *turns) {
   turns->phase = CGPU_TURNS_DRAINING;
   turns->closed_ns = turns->now_ns;
-  turns->unseen = true;
+  for (int i = 0; i < (int)CGPU_POLICY_TENANTS; i++) turns->unseen |= holds(turns, i) ? 1u << i : 0;
 }
 
 /* When a draining holder is passed over. What it is known to run takes as many times longer as there
@@ -267,9 +337,17 @@ static bool look_at_open(struct cgpu_turns *turns) {
   return false;
 }
 
+/* Whether anybody whose turn it was still has work on the card. */
+static bool draining(const struct cgpu_turns *turns) {
+  for (int i = 0; i < (int)CGPU_POLICY_TENANTS; i++) {
+    if (holds(turns, i) && turns->tenant[i].sight.busy) return true;
+  }
+  return false;
+}
+
 static bool look_at_draining(struct cgpu_turns *turns) {
   if (turns->unseen) return false;
-  bool rival = rivalled(turns), busy = turns->tenant[turns->holder].sight.busy;
+  bool rival = rivalled(turns), busy = draining(turns);
   if (!rival && cgpu_arbiter_policy_eligible(&turns->policy, turns->holder)) {
     turns->ousted = CGPU_POLICY_NOBODY; /* the turn goes on */
     open_turn(turns);

@@ -23,6 +23,10 @@
  * waits at most one quantum, plus what the holder has on the card then. Tenants of high priority end
  * the turns of others at once.
  *
+ * Shared slots, where the settings say so. A tenant that waits for each of its kernels leaves the card
+ * idle in between. Those that are known to do that have a turn together, as many as fill the card, and
+ * each is charged its part of the time.
+ *
  * A tenant that may launch does so without a word. So what was last seen of a holder means nothing
  * once its turn is to end: it is closed first, and the machine goes on when it has been observed again.
  *
@@ -43,11 +47,18 @@ struct cgpu_turns_sight { /* what a tenant's processes show */
   bool want;        /* a thread of it waits for a grant */
   bool busy;        /* launched work of it may be unfinished */
   bool elsewhere;   /* a thread of it waits for a grant of another GPU */
-  uint64_t long_ns; /* learnt cost of a launch in flight that exceeds a quantum; 0: none */
+  uint64_t long_ns; /* what a launch in flight may take beyond a quantum; 0: nothing */
+  uint64_t worked_ns; /* learnt cost of all work that has finished so far */
 };
 
 struct cgpu_turns_tenant {
   struct cgpu_turns_sight sight;
+  bool guest;          /* has the holder's turn together with it */
+  bool measured;       /* `work_ppm` is known */
+  bool measuring;      /* its turn has begun and is not drained yet */
+  uint32_t work_ppm;   /* part of its turns in which it has work on the card */
+  uint64_t opened_ns;  /* beginning of the turn that is measured, and what it had worked by then */
+  uint64_t opened_worked_ns;
   uint16_t rescues;    /* turns that it got out of order since it last drained */
   uint64_t stuck_ns;   /* since when it wants the card while running on it without a turn; 0: it does not */
   uint64_t waited_ns;  /* time in which it wanted the card and did not hold it */
@@ -66,7 +77,7 @@ struct cgpu_turns {
   uint64_t end_ns;    /* of that quantum; CGPU_TURNS_NEVER while nobody else may have the card */
   uint64_t budget_ns; /* when the holder's budget will be used up; CGPU_TURNS_NEVER: nothing bounds it */
   uint64_t closed_ns; /* since when a draining holder drains */
-  bool unseen;        /* it has not been observed since */
+  uint32_t unseen;    /* of those whose turn that was, which have not been observed since: a bit each */
   uint64_t rescue_ns; /* until then the holder may launch whatever its budget */
   uint64_t overruns;  /* holders passed over so far */
   struct cgpu_turns_tenant tenant[CGPU_POLICY_TENANTS];

@@ -145,7 +145,9 @@ void gate_retire(struct gate_stream *stream, uint64_t upto) {
   atomic_store(&stream->gpu->progress_ns, futex_now_ns());
   const struct cg_region *region = cg_region();
   if (region->state == CG_REGION_READY) {
-    region->usage->slot[region->slot].gpu[stream->gpu->row].launches += gate_launches(amount);
+    int row = stream->gpu->row;
+    region->usage->slot[region->slot].gpu[row].launches += gate_launches(amount);
+    atomic_fetch_add((_Atomic(uint64_t) *)&region->usage->gpu[row].worked_ns, gate_cost_ns(amount));
   }
   gate_drop(stream->gpu, amount);
 }

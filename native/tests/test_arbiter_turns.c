@@ -297,7 +297,75 @@ static void test_holder_is_looked_at_before_it_is_passed_over(void) {
   REQUIRE(is_open(1));
 }
 
+/* A tenant's turn in which it works for a part of the time. */
+static uint64_t leaky_turn(uint64_t now, int who, uint64_t *worked) {
+  struct cgpu_turns_sight sight = {.busy = true, .worked_ns = *worked};
+  see_sight(now, who, sight);
+  *worked += QUANTUM / 2;
+  sight.worked_ns = *worked;
+  sight.want = true;
+  see_sight(now + QUANTUM, who, sight);
+  sight.busy = false;
+  see_sight(now + QUANTUM, who, sight);
+  return now + QUANTUM;
+}
+
+static void begin_leaky(uint32_t weight) {
+  struct cgpu_policy_settings settings = settings_of(CGPU_POLICY_WEIGHTED);
+  uint64_t worked[3] = {0};
+  settings.share_slots = 1;
+  cgpu_arbiter_turns_init(&turns, &settings, 0);
+  for (int i = 0; i < 3; i++) REQUIRE(join((struct cgpu_policy_share){.weight = i ? 1 : weight}) == i);
+  for (int i = 0; i < 3; i++) see(0, i, WANTS);
+  for (uint64_t now = 0, turn = 0; turn < 3; turn++) {
+    int who = turns.holder;
+    now = leaky_turn(now, who, &worked[who]);
+  }
+}
+
+/* Two that are known to leave the card idle for half of their turns fill it together; a third waits. */
+static void test_slots_are_shared_by_those_that_leave_the_card_idle(void) {
+  begin_leaky(1);
+  REQUIRE(is_open(0) + is_open(1) + is_open(2) == 2);
+  int third = is_closed(0) ? 0 : is_closed(1) ? 1 : 2;
+  uint64_t before[3] = {charged(0), charged(1), charged(2)};
+  at(4 * QUANTUM);
+  for (int i = 0; i < 3; i++) REQUIRE(charged(i) - before[i] == (i == third ? 0 : QUANTUM / 2));
+  REQUIRE(is_open(third));
+}
+
+static void test_shared_slot_ends_for_all_and_drains_for_all(void) {
+  begin_leaky(1);
+  int guest = turns.holder == 0 ? 1 : 0;
+  while (!turns.tenant[guest].guest) guest++;
+  see(3 * QUANTUM + MS, guest, RUNS_AND_WANTS);
+  at(4 * QUANTUM);
+  REQUIRE(is_closed(0) && is_closed(1) && is_closed(2));
+  see(4 * QUANTUM + MS, guest, WANTS);
+  REQUIRE(is_open(0) + is_open(1) + is_open(2) >= 2);
+}
+
+static void test_shared_slots_keep_to_the_weights(void) {
+  begin_leaky(3);
+  see(3 * QUANTUM, 2, IDLE);
+  uint64_t before[2] = {charged(0), charged(1)};
+  for (uint64_t now = 3 * QUANTUM; now < 403 * QUANTUM; now += MS) at(now);
+  double heavy = (double)(charged(0) - before[0]), light = (double)(charged(1) - before[1]);
+  REQUIRE(heavy / light > 2.9 && heavy / light < 3.1);
+}
+
+static void test_slots_are_not_shared_unless_the_settings_say_so(void) {
+  begin_leaky(1);
+  reset(settings_of(CGPU_POLICY_WEIGHTED));
+  at(4 * QUANTUM);
+  REQUIRE(is_open(0) + is_open(1) + is_open(2) == 1);
+}
+
 int main(void) {
+  test_slots_are_shared_by_those_that_leave_the_card_idle();
+  test_shared_slot_ends_for_all_and_drains_for_all();
+  test_shared_slots_keep_to_the_weights();
+  test_slots_are_not_shared_unless_the_settings_say_so();
   test_long_work_is_waited_for_unless_another_card_is();
   test_holder_is_looked_at_before_it_is_passed_over();
   test_alone_is_never_interrupted();

@@ -63,12 +63,19 @@ class _Sight(ctypes.Structure):
         ("busy", ctypes.c_bool),
         ("elsewhere", ctypes.c_bool),
         ("long_ns", ctypes.c_uint64),
+        ("worked_ns", ctypes.c_uint64),
     )
 
 
 class _TurnsTenant(ctypes.Structure):
     _fields_ = (
         ("sight", _Sight),
+        ("guest", ctypes.c_bool),
+        ("measured", ctypes.c_bool),
+        ("measuring", ctypes.c_bool),
+        ("work_ppm", ctypes.c_uint32),
+        ("opened_ns", ctypes.c_uint64),
+        ("opened_worked_ns", ctypes.c_uint64),
         ("rescues", ctypes.c_uint16),
         ("stuck_ns", ctypes.c_uint64),
         ("waited_ns", ctypes.c_uint64),
@@ -89,7 +96,7 @@ class _Turns(ctypes.Structure):
         ("end_ns", ctypes.c_uint64),
         ("budget_ns", ctypes.c_uint64),
         ("closed_ns", ctypes.c_uint64),
-        ("unseen", ctypes.c_bool),
+        ("unseen", ctypes.c_uint32),
         ("rescue_ns", ctypes.c_uint64),
         ("overruns", ctypes.c_uint64),
         ("tenant", _TurnsTenant * PLACES),
@@ -265,7 +272,8 @@ class NativeTurns:
         """When to call again. A holder whose turn was closed is observed as it was before."""
         moment_ns = int(self._call("decide"))
         while self.state.unseen:
-            self._call("observe", self.state.holder, ctypes.byref(self.state.tenant[self.state.holder].sight))
+            place = self.state.unseen.bit_length() - 1
+            self._call("observe", place, ctypes.byref(self.state.tenant[place].sight))
             moment_ns = int(self._call("decide"))
         return moment_ns
 

@@ -51,9 +51,10 @@ static inline void reset(struct cgpu_policy_settings settings) { cgpu_arbiter_tu
 /* A holder whose turn was closed is seen as it was before. */
 static inline uint64_t decide(void) {
   uint64_t next = cgpu_arbiter_turns_decide(&turns);
-  while (turns.phase == CGPU_TURNS_DRAINING && turns.unseen) {
-    struct cgpu_turns_sight sight = turns.tenant[turns.holder].sight;
-    cgpu_arbiter_turns_observe(&turns, turns.holder, &sight);
+  while (turns.unseen) {
+    int who = __builtin_ctz(turns.unseen);
+    struct cgpu_turns_sight sight = turns.tenant[who].sight;
+    cgpu_arbiter_turns_observe(&turns, who, &sight);
     next = cgpu_arbiter_turns_decide(&turns);
   }
   return next;
