@@ -2,7 +2,7 @@
 
     python bench/picture.py [OUTPUT]
 
-Needs the `docs` extra (pyte for the terminal, rich for the drawing).
+Needs the extras `test` (pyte for the terminal) and `docs` (rich for the drawing).
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@
 #define HEARTBEAT_NS 50000000u
 #define POLL_NS 1000000u /* where the kernel cannot wait on several words */
 #define WINDOW_MAX_NS 2000000000u
+#define PRIORITY_QUEUE_PART 4
 
 struct cgpu_arbiter {
   pthread_mutex_t lock; /* of everything below; not held while the thread sleeps */
@@ -28,9 +29,8 @@ struct cgpu_arbiter {
 };
 
 static void look(struct cgpu_arbiter *arbiter, unsigned place) {
-  bool want, busy;
-  cgpu_seat_read(&arbiter->seat[place], &want, &busy);
-  cgpu_arbiter_turns_observe(&arbiter->turns, (int)place, want, busy);
+  struct cgpu_turns_sight sight = cgpu_seat_read(&arbiter->seat[place]);
+  cgpu_arbiter_turns_observe(&arbiter->turns, (int)place, &sight);
 }
 
 static void look_at_all(struct cgpu_arbiter *arbiter) {
@@ -64,11 +64,22 @@ static bool publish(struct cgpu_arbiter *arbiter) {
   return again;
 }
 
+static void account(struct cgpu_arbiter *arbiter, unsigned place) {
+  const struct cgpu_turns *turns = &arbiter->turns;
+  const struct cgpu_turns_tenant *tenant = &turns->tenant[place];
+  struct cgpu_seat_account had = {turns->policy.tenant[place].charged_ns, tenant->waited_ns, tenant->turns,
+                                  tenant->preempted, tenant->preempting};
+  uint32_t demand = (tenant->sight.want ? CGPU_DEMAND_WANT : 0) | (tenant->sight.busy ? CGPU_DEMAND_BUSY : 0) |
+                    (turns->holder == (int)place ? CGPU_DEMAND_HOLD : 0);
+  cgpu_seat_account(&arbiter->seat[place], &had, demand);
+}
+
 static void beat(struct cgpu_arbiter *arbiter, uint64_t now_ns) {
   arbiter->heartbeat_ns = now_ns;
   for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
-    struct cgpu_seat *seat = &arbiter->seat[i];
-    if (seat->taken) cgpu_seat_beat(seat, now_ns, arbiter->turns.policy.tenant[i].charged_ns);
+    if (!arbiter->seat[i].taken) continue;
+    account(arbiter, i);
+    cgpu_seat_beat(&arbiter->seat[i], now_ns);
   }
 }
 
@@ -78,7 +89,7 @@ enum { WOKEN_BY_ANY = -1, WOKEN_BY_TIME = -2 };
 /* Charges the time up to now. When this thread wakes up more than a quantum after it had to (the
  * machine was frozen, or has no processor left for it), the rest is not the holder's fault. */
 static void pass_time(struct cgpu_arbiter *arbiter, uint64_t now_ns) {
-  uint64_t latest_ns = arbiter->due_ns + arbiter->turns.policy.quantum_ns;
+  uint64_t latest_ns = arbiter->due_ns + arbiter->turns.policy.settings.quantum_ns;
   if (now_ns > latest_ns) {
     cgpu_arbiter_turns_advance(&arbiter->turns, latest_ns);
     cgpu_arbiter_turns_skip(&arbiter->turns, now_ns);
@@ -97,6 +108,8 @@ static uint64_t step(struct cgpu_arbiter *arbiter, int place) {
     look(arbiter, (unsigned)place);
   } else if (place == WOKEN_BY_ANY) {
     look_at_rung(arbiter);
+  } else if (arbiter->turns.phase == CGPU_TURNS_DRAINING) {
+    look(arbiter, (unsigned)arbiter->turns.holder); /* what it waits for elsewhere is not announced here */
   }
   do {
     next_ns = cgpu_arbiter_turns_decide(&arbiter->turns);
@@ -111,7 +124,7 @@ static uint64_t step(struct cgpu_arbiter *arbiter, int place) {
  * like that on a card with many tenants, and each doorbell costs at every sleep. */
 static bool waits_its_turn(const struct cgpu_arbiter *arbiter, unsigned place) {
   const struct cgpu_turns_tenant *tenant = &arbiter->turns.tenant[place];
-  return tenant->want && !tenant->busy && arbiter->turns.holder != (int)place;
+  return tenant->sight.want && !tenant->sight.busy && arbiter->turns.holder != (int)place;
 }
 
 /* Sleeps until a word changes or the time has come. Returns the place whose doorbell rang, or
@@ -167,7 +180,7 @@ static int find(const struct cgpu_arbiter *arbiter, uint64_t id) {
 }
 
 static uint32_t least_share_ppm(const struct cgpu_arbiter *arbiter) {
-  uint32_t least = 1000000;
+  uint32_t least = CGPU_PPM;
   for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
     if (!arbiter->seat[i].taken) continue;
     uint32_t share = cgpu_arbiter_policy_share_ppm(&arbiter->turns.policy, (int)i);
@@ -176,14 +189,32 @@ static uint32_t least_share_ppm(const struct cgpu_arbiter *arbiter) {
   return least ? least : 1;
 }
 
+static bool priority_present(const struct cgpu_policy *policy) {
+  for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
+    if (policy->tenant[i].present && policy->tenant[i].share.priority) return true;
+  }
+  return false;
+}
+
+/* What a tenant may queue on the card. Beside tenants of high priority it is less, since these wait
+ * for what is queued. */
+static uint64_t queue_ns(const struct cgpu_policy *policy, unsigned place, bool priority) {
+  uint64_t quantum_ns = policy->settings.quantum_ns, part_ns = quantum_ns / PRIORITY_QUEUE_PART;
+  if (!priority || policy->tenant[place].share.priority) return quantum_ns;
+  return part_ns < CGPU_ARBITER_QUANTUM_MIN_NS ? CGPU_ARBITER_QUANTUM_MIN_NS : part_ns;
+}
+
 /* Divides the common window anew: parts side by side, the least of them one quantum long. */
 static void set_shares(struct cgpu_arbiter *arbiter) {
-  struct cgpu_seat_share share = {.quantum_ns = arbiter->turns.policy.quantum_ns};
-  share.window_ns = share.quantum_ns * 1000000 / least_share_ppm(arbiter);
+  const struct cgpu_policy *policy = &arbiter->turns.policy;
+  bool priority = priority_present(policy);
+  struct cgpu_seat_share share = {.quantum_ns = policy->settings.quantum_ns};
+  share.window_ns = share.quantum_ns * CGPU_PPM / least_share_ppm(arbiter);
   if (share.window_ns > WINDOW_MAX_NS) share.window_ns = WINDOW_MAX_NS;
   for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
     if (!arbiter->seat[i].taken) continue;
-    share.share_ppm = cgpu_arbiter_policy_share_ppm(&arbiter->turns.policy, (int)i);
+    share.share_ppm = cgpu_arbiter_policy_share_ppm(policy, (int)i);
+    share.queue_ns = queue_ns(policy, i, priority);
     cgpu_seat_set_share(&arbiter->seat[i], share);
     share.offset_ppm += share.share_ppm;
   }
@@ -197,19 +228,23 @@ static void changed(struct cgpu_arbiter *arbiter) {
   futex_wake_all(&arbiter->control, true);
 }
 
-static int check_policy(uint32_t policy, uint64_t quantum_ns) {
-  if (!cgpu_arbiter_policy_known(policy)) return EOPNOTSUPP;
-  return quantum_ns < CGPU_ARBITER_QUANTUM_MIN_NS || quantum_ns > CGPU_ARBITER_QUANTUM_MAX_NS ? EINVAL : 0;
+static int check_settings(const struct cgpu_policy_settings *settings) {
+  if (!cgpu_arbiter_policy_known(settings->kind)) return EOPNOTSUPP;
+  bool quantum = settings->quantum_ns >= CGPU_ARBITER_QUANTUM_MIN_NS &&
+                 settings->quantum_ns <= CGPU_ARBITER_QUANTUM_MAX_NS;
+  bool slices = settings->max_inst >= 1 && settings->max_inst <= CGPU_POLICY_TENANTS;
+  bool ratio = settings->prio_ratio >= 20 && settings->prio_ratio <= 99;
+  return quantum && slices && ratio ? 0 : EINVAL;
 }
 
-int cgpu_arbiter_start(uint32_t policy, uint64_t quantum_ns, struct cgpu_arbiter **out) {
-  int error = check_policy(policy, quantum_ns);
+int cgpu_arbiter_start(const struct cgpu_policy_settings *settings, struct cgpu_arbiter **out) {
+  int error = check_settings(settings);
   if (error) return error;
   struct cgpu_arbiter *arbiter = calloc(1, sizeof *arbiter);
   if (!arbiter) return ENOMEM;
   pthread_mutex_init(&arbiter->lock, NULL);
   arbiter->due_ns = futex_now_ns();
-  cgpu_arbiter_turns_init(&arbiter->turns, policy, quantum_ns, arbiter->due_ns);
+  cgpu_arbiter_turns_init(&arbiter->turns, settings, arbiter->due_ns);
   sigset_t all, old; /* the signals of the process are its main thread's */
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &old);
@@ -231,6 +266,7 @@ void cgpu_arbiter_stop(struct cgpu_arbiter *arbiter) {
   pthread_join(arbiter->thread, NULL);
   for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
     if (!arbiter->seat[i].taken) continue;
+    account(arbiter, i);
     cgpu_seat_abandon(&arbiter->seat[i]);
     cgpu_seat_close(&arbiter->seat[i]);
   }
@@ -239,17 +275,17 @@ void cgpu_arbiter_stop(struct cgpu_arbiter *arbiter) {
 }
 
 static int add(struct cgpu_arbiter *arbiter, uint64_t id, int usage_fd, int grants_fd, uint32_t row,
-               const struct cgpu_arbiter_share *share) {
+               const struct cgpu_policy_share *share) {
   if (find(arbiter, id) != CGPU_POLICY_NOBODY) return EEXIST;
-  int place = cgpu_arbiter_policy_join(&arbiter->turns.policy, share->weight, share->compute_percent, share->priority);
+  int place = cgpu_arbiter_turns_join(&arbiter->turns, share);
   if (place == CGPU_POLICY_NOBODY) return ENOSPC;
   int error = cgpu_seat_open(&arbiter->seat[place], id, usage_fd, grants_fd, row);
-  if (error) cgpu_arbiter_policy_leave(&arbiter->turns.policy, place);
+  if (error) cgpu_arbiter_turns_leave(&arbiter->turns, place);
   return error;
 }
 
 int cgpu_arbiter_add(struct cgpu_arbiter *arbiter, uint64_t id, int usage_fd, int grants_fd, uint32_t row,
-                     const struct cgpu_arbiter_share *share) {
+                     const struct cgpu_policy_share *share) {
   pthread_mutex_lock(&arbiter->lock);
   int error = add(arbiter, id, usage_fd, grants_fd, row, share);
   if (!error) changed(arbiter);
@@ -262,6 +298,7 @@ int cgpu_arbiter_remove(struct cgpu_arbiter *arbiter, uint64_t id) {
   int place = find(arbiter, id);
   if (place != CGPU_POLICY_NOBODY) {
     cgpu_arbiter_turns_advance(&arbiter->turns, futex_now_ns());
+    account(arbiter, (unsigned)place);
     cgpu_arbiter_turns_leave(&arbiter->turns, place);
     cgpu_seat_publish(&arbiter->seat[place], (struct cgpu_turns_grant){.state = CGPU_GRANT_FREE});
     cgpu_seat_close(&arbiter->seat[place]);
@@ -271,24 +308,24 @@ int cgpu_arbiter_remove(struct cgpu_arbiter *arbiter, uint64_t id) {
   return place == CGPU_POLICY_NOBODY ? ENOENT : 0;
 }
 
-int cgpu_arbiter_update(struct cgpu_arbiter *arbiter, uint64_t id, const struct cgpu_arbiter_share *share) {
+int cgpu_arbiter_update(struct cgpu_arbiter *arbiter, uint64_t id, const struct cgpu_policy_share *share) {
   pthread_mutex_lock(&arbiter->lock);
   int place = find(arbiter, id);
   if (place != CGPU_POLICY_NOBODY) {
     cgpu_arbiter_turns_advance(&arbiter->turns, futex_now_ns());
-    cgpu_arbiter_policy_set(&arbiter->turns.policy, place, share->weight, share->compute_percent, share->priority);
+    cgpu_arbiter_turns_share(&arbiter->turns, place, share);
     changed(arbiter);
   }
   pthread_mutex_unlock(&arbiter->lock);
   return place == CGPU_POLICY_NOBODY ? ENOENT : 0;
 }
 
-int cgpu_arbiter_set_policy(struct cgpu_arbiter *arbiter, uint32_t policy, uint64_t quantum_ns) {
-  int error = check_policy(policy, quantum_ns);
+int cgpu_arbiter_set_policy(struct cgpu_arbiter *arbiter, const struct cgpu_policy_settings *settings) {
+  int error = check_settings(settings);
   if (error) return error;
   pthread_mutex_lock(&arbiter->lock);
   cgpu_arbiter_turns_advance(&arbiter->turns, futex_now_ns());
-  cgpu_arbiter_turns_policy(&arbiter->turns, policy, quantum_ns);
+  cgpu_arbiter_turns_set(&arbiter->turns, settings);
   changed(arbiter);
   pthread_mutex_unlock(&arbiter->lock);
   return 0;
@@ -316,8 +353,12 @@ int cgpu_arbiter_tenant(struct cgpu_arbiter *arbiter, uint64_t id, struct cgpu_a
     const struct cgpu_turns *turns = &arbiter->turns;
     *counters = (struct cgpu_arbiter_tenant_counters){
         .charged_ns = turns->policy.tenant[place].charged_ns,
-        .want = turns->tenant[place].want,
-        .busy = turns->tenant[place].busy,
+        .waited_ns = turns->tenant[place].waited_ns,
+        .turns = turns->tenant[place].turns,
+        .preempted = turns->tenant[place].preempted,
+        .preempting = turns->tenant[place].preempting,
+        .want = turns->tenant[place].sight.want,
+        .busy = turns->tenant[place].sight.busy,
         .holder = turns->holder == place,
         .share_ppm = cgpu_arbiter_policy_share_ppm(&turns->policy, place),
     };

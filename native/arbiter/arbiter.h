@@ -14,12 +14,6 @@
 
 struct cgpu_arbiter;
 
-struct cgpu_arbiter_share {
-  uint32_t weight;          /* 1..1024 */
-  uint32_t compute_percent; /* 1..100; 0: none given */
-  uint32_t priority;        /* 0 normal, 1 high */
-};
-
 struct cgpu_arbiter_counters {
   uint64_t tenants;    /* now */
   uint64_t turns;      /* given, extensions of a turn included */
@@ -30,12 +24,12 @@ struct cgpu_arbiter_counters {
 };
 
 struct cgpu_arbiter_tenant_counters {
-  uint64_t charged_ns;
+  uint64_t charged_ns, waited_ns, turns, preempted, preempting; /* since it was added */
   uint32_t want, busy, holder, share_ppm;
 };
 
-/* EOPNOTSUPP: a policy of another version; EINVAL: a quantum out of range; else from pthread_create. */
-CGPU_ARBITER_API int cgpu_arbiter_start(uint32_t policy, uint64_t quantum_ns, struct cgpu_arbiter **arbiter);
+/* EOPNOTSUPP: a policy of another version; EINVAL: a value out of range; else from pthread_create. */
+CGPU_ARBITER_API int cgpu_arbiter_start(const struct cgpu_policy_settings *settings, struct cgpu_arbiter **arbiter);
 /* Ends the thread and frees everything. The tenants then enforce their shares by themselves. */
 CGPU_ARBITER_API void cgpu_arbiter_stop(struct cgpu_arbiter *arbiter);
 
@@ -43,12 +37,14 @@ CGPU_ARBITER_API void cgpu_arbiter_stop(struct cgpu_arbiter *arbiter);
  * (usage: readable, grants: read and write) stay the caller's and may be closed afterwards.
  * EEXIST: the id is there already; EPROTO: not a region of this version; ENOSPC: no place left. */
 CGPU_ARBITER_API int cgpu_arbiter_add(struct cgpu_arbiter *arbiter, uint64_t id, int usage_fd, int grants_fd,
-                                      uint32_t row, const struct cgpu_arbiter_share *share);
+                                      uint32_t row, const struct cgpu_policy_share *share);
 /* ENOENT: no such id. The tenant's leftover processes run freely from then on. */
 CGPU_ARBITER_API int cgpu_arbiter_remove(struct cgpu_arbiter *arbiter, uint64_t id);
 CGPU_ARBITER_API int cgpu_arbiter_update(struct cgpu_arbiter *arbiter, uint64_t id,
-                                         const struct cgpu_arbiter_share *share);
-CGPU_ARBITER_API int cgpu_arbiter_set_policy(struct cgpu_arbiter *arbiter, uint32_t policy, uint64_t quantum_ns);
+                                         const struct cgpu_policy_share *share);
+/* Errors as those of cgpu_arbiter_start. */
+CGPU_ARBITER_API int cgpu_arbiter_set_policy(struct cgpu_arbiter *arbiter,
+                                             const struct cgpu_policy_settings *settings);
 
 CGPU_ARBITER_API void cgpu_arbiter_counters(struct cgpu_arbiter *arbiter, struct cgpu_arbiter_counters *counters);
 CGPU_ARBITER_API int cgpu_arbiter_tenant(struct cgpu_arbiter *arbiter, uint64_t id,

@@ -53,7 +53,9 @@ int cgpu_seat_open(struct cgpu_seat *seat, uint64_t id, int usage_fd, int grants
   }
   seat->grants = grants;
   seat->taken = true;
+  const struct cgpu_grants_gpu *gpu = &seat->grants->gpu[row];
   seat->published.state = CGPU_GRANT_STATE(atomic_load(ATOMIC(&seat->grants->gpu[row].grant)));
+  seat->base = (struct cgpu_seat_account){gpu->busy_ns, gpu->waited_ns, gpu->turns, gpu->preempted, gpu->preempting};
   return 0;
 }
 
@@ -71,8 +73,14 @@ const _Atomic(uint32_t) *cgpu_seat_doorbell(const struct cgpu_seat *seat) {
                                      offsetof(struct cgpu_usage_gpu, doorbell));
 }
 
+static uint32_t wants_elsewhere(const struct cgpu_usage_slot *slot, uint32_t row) {
+  uint32_t gate = 0;
+  for (uint32_t i = 0; i < CGPU_MAX_GPUS; i++) gate |= i == row ? 0 : slot->gpu[i].gate;
+  return gate & CGPU_GATE_WANT;
+}
+
 /* Adds up the gate words of living processes. The common case of a few processes is one read. */
-static bool read_slots(const struct cgpu_seat *seat, uint32_t *gate) {
+static bool read_slots(const struct cgpu_seat *seat, struct cgpu_turns_sight *sight) {
   static _Thread_local struct {
     struct cgpu_usage_header header;
     struct cgpu_usage_gpu gpu[CGPU_MAX_GPUS];
@@ -83,9 +91,14 @@ static bool read_slots(const struct cgpu_seat *seat, uint32_t *gate) {
   for (uint32_t first = 0, seen = SLOTS_PER_READ; first < seen; first += SLOTS_PER_READ) {
     void *into = first ? (void *)part.slot : (void *)&part;
     if (!read_at(seat->usage_fd, into, bytes, offset)) return false;
+    sight->long_ns = part.gpu[seat->row].long_ns;
     seen = part.header.slots_seen < CGPU_MAX_SLOTS ? part.header.slots_seen : CGPU_MAX_SLOTS;
     for (uint32_t i = 0; i < SLOTS_PER_READ && first + i < seen; i++) {
-      if (part.slot[i].header.state == CGPU_SLOT_LIVE) *gate |= part.slot[i].gpu[seat->row].gate;
+      const struct cgpu_usage_slot *slot = &part.slot[i];
+      if (slot->header.state != CGPU_SLOT_LIVE) continue;
+      sight->want = sight->want || slot->gpu[seat->row].gate & CGPU_GATE_WANT;
+      sight->busy = sight->busy || slot->gpu[seat->row].gate & CGPU_GATE_BUSY;
+      sight->elsewhere = sight->elsewhere || wants_elsewhere(slot, seat->row);
     }
     uint32_t left = seen > first + SLOTS_PER_READ ? seen - first - SLOTS_PER_READ : 0;
     offset = offsetof(struct cgpu_usage, slot) + (uint64_t)(first + SLOTS_PER_READ) * sizeof part.slot[0];
@@ -104,17 +117,16 @@ bool cgpu_seat_rung(const struct cgpu_seat *seat) {
   return !read_doorbell(seat, &doorbell) || doorbell != seat->doorbell;
 }
 
-void cgpu_seat_read(struct cgpu_seat *seat, bool *want, bool *busy) {
-  uint32_t gate = 0;
+struct cgpu_turns_sight cgpu_seat_read(struct cgpu_seat *seat) {
+  struct cgpu_turns_sight sight = {0}, nothing = {0};
   /* First the doorbell, then what it announces: a ring after this read ends the next wait at once.
    * And both after whatever was published before: a process shows that it is busy before it looks
    * at its grant, the arbiter closes the grant before it looks whether the process is busy. */
   atomic_thread_fence(memory_order_seq_cst);
   seat->readable = read_doorbell(seat, &seat->doorbell);
   atomic_thread_fence(memory_order_seq_cst);
-  seat->readable = seat->readable && read_slots(seat, &gate);
-  *want = seat->readable && gate & CGPU_GATE_WANT;
-  *busy = seat->readable && gate & CGPU_GATE_BUSY;
+  seat->readable = seat->readable && read_slots(seat, &sight);
+  return seat->readable ? sight : nothing;
 }
 
 void cgpu_seat_publish(struct cgpu_seat *seat, struct cgpu_turns_grant grant) {
@@ -137,10 +149,20 @@ void cgpu_seat_set_share(struct cgpu_seat *seat, struct cgpu_seat_share share) {
   STORE(&gpu->share_offset_ppm, share.offset_ppm);
   STORE(&gpu->share_window_ns, share.window_ns);
   STORE(&gpu->quantum_ns, share.quantum_ns);
+  STORE(&gpu->queue_ns, share.queue_ns);
 }
 
-void cgpu_seat_beat(struct cgpu_seat *seat, uint64_t now_ns, uint64_t busy_ns) {
-  STORE(&seat->grants->gpu[seat->row].busy_ns, busy_ns);
+void cgpu_seat_account(struct cgpu_seat *seat, const struct cgpu_seat_account *account, uint32_t demand) {
+  struct cgpu_grants_gpu *gpu = &seat->grants->gpu[seat->row];
+  STORE(&gpu->busy_ns, seat->base.busy_ns + account->busy_ns);
+  STORE(&gpu->waited_ns, seat->base.waited_ns + account->waited_ns);
+  STORE(&gpu->turns, seat->base.turns + account->turns);
+  STORE(&gpu->preempted, seat->base.preempted + account->preempted);
+  STORE(&gpu->preempting, seat->base.preempting + account->preempting);
+  STORE(&gpu->demand, demand);
+}
+
+void cgpu_seat_beat(struct cgpu_seat *seat, uint64_t now_ns) {
   STORE(&seat->grants->header.heartbeat_ns, now_ns);
 }
 

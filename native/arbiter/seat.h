@@ -10,6 +10,11 @@
 #include "region.h"
 #include "turns.h"
 
+/* What the tenant has had of this GPU; all in the region's words. */
+struct cgpu_seat_account {
+  uint64_t busy_ns, waited_ns, turns, preempted, preempting;
+};
+
 struct cgpu_seat {
   uint64_t id; /* the caller's name of the tenant */
   bool taken;
@@ -20,6 +25,7 @@ struct cgpu_seat {
   struct cgpu_grants *grants;
   uint32_t doorbell; /* value before the latest read of the gate words */
   struct cgpu_turns_grant published;
+  struct cgpu_seat_account base; /* what the region said when the seat was taken */
 };
 
 /* Maps the files; the descriptors stay the caller's. Returns 0 or an errno: EPROTO for files that are
@@ -28,7 +34,7 @@ int cgpu_seat_open(struct cgpu_seat *seat, uint64_t id, int usage_fd, int grants
 void cgpu_seat_close(struct cgpu_seat *seat);
 
 /* What the gate words of the tenant's living processes say. Nothing when the file is unreadable. */
-void cgpu_seat_read(struct cgpu_seat *seat, bool *want, bool *busy);
+struct cgpu_turns_sight cgpu_seat_read(struct cgpu_seat *seat);
 
 /* Whether the doorbell was rung since that read, as far as can be told. */
 bool cgpu_seat_rung(const struct cgpu_seat *seat);
@@ -42,10 +48,13 @@ void cgpu_seat_publish(struct cgpu_seat *seat, struct cgpu_turns_grant grant);
 /* Where the tenant's part of the common window lies, for times without an agent. */
 struct cgpu_seat_share {
   uint32_t share_ppm, offset_ppm;
-  uint64_t window_ns, quantum_ns;
+  uint64_t window_ns, quantum_ns, queue_ns;
 };
 void cgpu_seat_set_share(struct cgpu_seat *seat, struct cgpu_seat_share share);
-void cgpu_seat_beat(struct cgpu_seat *seat, uint64_t now_ns, uint64_t busy_ns);
+/* Writes what the tenant has had since the seat was taken, on top of what it had before, and what it
+ * does now (CGPU_DEMAND_*). */
+void cgpu_seat_account(struct cgpu_seat *seat, const struct cgpu_seat_account *account, uint32_t demand);
+void cgpu_seat_beat(struct cgpu_seat *seat, uint64_t now_ns);
 /* The arbiter ends: the tenant's threads look after themselves from now on, without waiting until
  * the heartbeat has become old. */
 void cgpu_seat_abandon(struct cgpu_seat *seat);

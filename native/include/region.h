@@ -110,7 +110,7 @@
   X(uint32_t, grant,                 64, arbiter) /* futex word: (epoch << 2) | CGPU_GRANT_* */ \
   X(uint32_t, contenders,            68, arbiter) /* tenants on this GPU that want or hold it */ \
   X(uint64_t, grant_deadline_ns,     72, arbiter) /* end of the slot; launches stop at it */ \
-  X(uint64_t, quantum_ns,            80, arbiter) /* bound for queued work */ \
+  X(uint64_t, quantum_ns,            80, arbiter) /* length of a slot */ \
   X(uint32_t, share_ppm,             88, arbiter) /* own share, for self-enforcement without agent */ \
   X(uint32_t, share_offset_ppm,      92, arbiter) /* where in the common window it begins */ \
   X(uint64_t, share_window_ns,       96, arbiter) /* length of that window */ \
@@ -124,7 +124,8 @@
   X(uint64_t, preempting,           152, arbiter) /* slots of others that ended so and were followed by its own */ \
   X(uint32_t, compute_limit_percent, 160, agent)  /* 1..100: cap beside the guarantee; 0: none given */ \
   X(uint32_t, demand,               164, arbiter) /* CGPU_DEMAND_*: what it does at the gate now */ \
-  A(uint8_t,  reserved,              88, 168, agent)
+  X(uint64_t, queue_ns,             168, arbiter) /* bound for queued work; 0: the quantum */ \
+  A(uint8_t,  reserved,              80, 176, agent)
 
 /* For a living process whose charge is above the card's truth: what it may return itself. */
 #define CGPU_GRANTS_SURPLUS_FIELDS(X, A) \
@@ -149,7 +150,8 @@
   X(uint32_t, doorbell,              64, tenant) /* futex: rung when a gate word changes to want or idle */ \
   X(uint32_t, reserved2,             68, tenant) \
   X(uint64_t, worked_ns,             72, tenant) /* learnt cost of the work that has finished */ \
-  A(uint8_t,  reserved,              48,  80, tenant)
+  X(uint64_t, long_ns,               80, tenant) /* learnt cost of a launch in flight that exceeds a slot; 0: none */ \
+  A(uint8_t,  reserved,              40,  88, tenant)
 
 #define CGPU_USAGE_SLOT_FIELDS(X, A) \
   X(uint32_t, state,                  0, any)  /* CGPU_SLOT_* */ \

@@ -41,6 +41,14 @@ static struct cgpu_usage_slot_gpu *own_slot(const struct gate_gpu *gpu) {
   return region->state == CG_REGION_READY ? &region->usage->slot[region->slot].gpu[gpu->row] : NULL;
 }
 
+uint64_t gate_long_ns(const struct gate_gpu *gpu) {
+  return own_slot(gpu) ? GATE_LOAD(&cg_region()->usage->gpu[gpu->row].long_ns) : 0;
+}
+
+static void tell_long(const struct gate_gpu *gpu, uint64_t cost_ns) {
+  if (own_slot(gpu)) atomic_store((_Atomic(uint64_t) *)&cg_region()->usage->gpu[gpu->row].long_ns, cost_ns);
+}
+
 static void ring(const struct gate_gpu *gpu) {
   _Atomic(uint32_t) *doorbell = (_Atomic(uint32_t) *)&cg_region()->usage->gpu[gpu->row].doorbell;
   atomic_fetch_add(doorbell, 1);
@@ -83,6 +91,7 @@ void gate_idle(struct gate_gpu *gpu) {
   struct cgpu_usage_slot_gpu *slot = own_slot(gpu);
   if (slot) slot->drained_ns = gpu->idle_ns ? gpu->idle_ns : futex_now_ns();
   gpu->idle_ns = 0;
+  if (gate_long_ns(gpu)) tell_long(gpu, 0);
   gate_show(gpu, true);
 }
 
@@ -123,6 +132,8 @@ static void enter(struct cg_pass *pass, enum cg_work work, struct gate_stream *s
     gate_wait(gpu, work, amount, taken);
     now_ns = 0;
   }
+  /* The arbiter waits longer for the end of what is known to be longer than a slot. */
+  if (known_ns > gate_quantum_ns(gpu) && work != CG_WORK_MEMOP) tell_long(gpu, known_ns);
   *pass = (struct cg_pass){.gpu = gpu->row, .stream = stream->stream, .work = work, .key = key};
   pass->opaque[PASS_STREAM] = (uintptr_t)stream;
   pass->opaque[PASS_AMOUNT] = amount;

@@ -89,7 +89,7 @@ struct gate_gpu {
   _Atomic(uint32_t) progress; /* futex word of this process: something finished */
   _Atomic(uint64_t) progress_ns;
   uint64_t idle_ns;     /* since when nothing is in flight while BUSY is published; 0: not so */
-  uint64_t stall_ns;    /* latest launch that passed because nothing got on */
+  _Atomic(uint64_t) stall_ns; /* latest launch that passed because nothing got on */
   unsigned stalled;     /* how many such launches since something did */
   bool used;
 };
@@ -112,6 +112,7 @@ static inline uint32_t gate_grant(const struct gate_gpu *gpu) {
 }
 #define GATE_LOAD(pointer) __atomic_load_n((pointer), __ATOMIC_RELAXED) /* of the contract's plain fields */
 uint64_t gate_quantum_ns(const struct gate_gpu *gpu);
+uint64_t gate_long_ns(const struct gate_gpu *gpu); /* learnt cost of a launch in flight that exceeds a quantum; or 0 */
 
 /* Adds to what is in flight and shows it to the arbiter; returns what was in flight before. */
 uint64_t gate_take(struct gate_gpu *gpu, uint64_t amount);

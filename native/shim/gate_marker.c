@@ -55,10 +55,17 @@ void gate_mark(struct gate_stream *stream) {
   atomic_flag_clear(&stream->marking);
 }
 
+/* Whether the work ended because of a launch that was let through for it (gate_wait.c): then it says how
+ * long that launch was held back, not what it costs. */
+static bool was_waiting(const struct gate_stream *stream, const struct gate_marker *marker, uint64_t now_ns) {
+  uint64_t stall_ns = atomic_load(&stream->gpu->stall_ns);
+  return stall_ns > marker->since_ns && now_ns - stall_ns < (stall_ns - marker->since_ns) / 4;
+}
+
 /* The cost per launch between the event before and this one. Either bound may be too high - the card
  * may have been idle at first, the watcher may have come late - so the lower one holds. */
 static void learn(const struct gate_stream *stream, const struct gate_marker *marker, uint64_t now_ns) {
-  if (!marker->key || !marker->launches) return;
+  if (!marker->key || !marker->launches || was_waiting(stream, marker, now_ns)) return;
   uint64_t time_ns = UINT64_MAX;
   float elapsed_ms = 0;
   if (marker->since_ns && now_ns > marker->since_ns) time_ns = now_ns - marker->since_ns;

@@ -5,6 +5,7 @@
 
 #define LOOK_NS 250000000u /* a waiting thread looks at the heartbeat that often */
 #define MOST_DOUBLES 10    /* of the patience with work that does not get on */
+#define LONG_QUANTA 50     /* of it, at most, for work that is known to be long */
 #define POLL_NS 1000000u   /* where the kernel cannot wait on two words */
 
 bool gate_heartbeat_lost(uint64_t now_ns) {
@@ -12,13 +13,14 @@ bool gate_heartbeat_lost(uint64_t now_ns) {
   return beat_ns + GATE_HEARTBEAT_NS < now_ns;
 }
 
-/* Queued work is bounded by the quantum plus one launch, and is expected to be done by the end of
+/* Queued work is bounded by the quantum (less beside high priority) plus one launch, and is expected to be done by the end of
  * the slot. */
 static bool fits(const struct gate_gpu *gpu, uint64_t before, uint64_t now_ns, uint64_t deadline_ns) {
   if (deadline_ns <= now_ns) return false;
   if (!gate_launches(before)) return true;
   uint64_t queued_ns = gate_cost_ns(before);
-  return queued_ns < gate_quantum_ns(gpu) && queued_ns < deadline_ns - now_ns;
+  uint64_t most_ns = GATE_LOAD(&gpu->grants->queue_ns);
+  return queued_ns < (most_ns ? most_ns : gate_quantum_ns(gpu)) && queued_ns < deadline_ns - now_ns;
 }
 
 bool gate_admits(const struct gate_gpu *gpu, uint64_t before, uint64_t *now_ns) {
@@ -60,17 +62,18 @@ static bool slot_open(struct gate_gpu *gpu, uint64_t now_ns, uint64_t *until_ns)
 
 /* Work in flight may wait for the very launch that is held back: a kernel that spins on a flag which
  * the next one sets, a collective whose other half has not been launched. So when nothing has got on
- * for a quantum, one launch goes; for two quanta, the next, and so on in doubles, since work that
- * just takes long looks the same. */
+ * for a quantum, and for as long as the work is known to take, one launch goes; after twice that the
+ * next, and so on in doubles, since unknown work that just takes long looks the same. */
 static bool pass_stalled(struct gate_gpu *gpu, uint64_t now_ns, uint64_t *until_ns) {
   gate_lock();
-  uint64_t progress_ns = atomic_load(&gpu->progress_ns);
-  if (gpu->stall_ns <= progress_ns) gpu->stalled = 0;
-  uint64_t since_ns = gpu->stalled ? gpu->stall_ns : progress_ns;
-  uint64_t patience_ns = gate_quantum_ns(gpu) << gpu->stalled;
+  uint64_t progress_ns = atomic_load(&gpu->progress_ns), stall_ns = atomic_load(&gpu->stall_ns);
+  if (stall_ns <= progress_ns) gpu->stalled = 0;
+  uint64_t since_ns = gpu->stalled ? stall_ns : progress_ns;
+  uint64_t quantum_ns = gate_quantum_ns(gpu), long_ns = gate_long_ns(gpu), most_ns = LONG_QUANTA * quantum_ns;
+  uint64_t patience_ns = (quantum_ns + (long_ns < most_ns ? long_ns : most_ns)) << gpu->stalled;
   bool pass = now_ns >= since_ns + patience_ns;
   if (pass) {
-    gpu->stall_ns = now_ns;
+    atomic_store(&gpu->stall_ns, now_ns);
     if (gpu->stalled < MOST_DOUBLES) gpu->stalled++;
   } else if (since_ns + patience_ns < *until_ns) {
     *until_ns = since_ns + patience_ns;

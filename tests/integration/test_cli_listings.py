@@ -112,7 +112,7 @@ def test_the_demo_keeps_what_it_promises(node: Node):
     assert [row["name"] for row in document["tenants"]] == ["small", "medium", "large", "greedy", "killed"]
 
 
-@pytest.mark.parametrize("verb", ["run", "ps", "smi", "set", "policy", "info", "agent", "sim", "demo"])
+@pytest.mark.parametrize("verb", ["run", "ps", "top", "smi", "set", "policy", "info", "agent", "sim", "demo"])
 def test_every_verb_has_help_with_examples(node: Node, verb: str):
     result = node.cgpu(verb, "--help")
     assert result.returncode == 0

@@ -13,12 +13,26 @@ from cgpu.adapters.native import ARBITER, native_library
 from cgpu.errors import RegionError, StateError
 from cgpu.model.tenant import Gpu, GpuPolicy, Policy, Share
 
-QUANTUM_NS: Final = 10_000_000
-"""Length of a turn per unit of weight: long beside the hand-over (some 50 us), short beside a reader's patience."""
+_NS_PER_MS: Final = 1_000_000
 
 
 class _Share(ctypes.Structure):
-    _fields_ = (("weight", ctypes.c_uint32), ("compute_percent", ctypes.c_uint32), ("priority", ctypes.c_uint32))
+    _fields_ = (
+        ("weight", ctypes.c_uint32),
+        ("compute_percent", ctypes.c_uint32),
+        ("compute_limit_percent", ctypes.c_uint32),
+        ("priority", ctypes.c_uint32),
+    )
+
+
+class _Settings(ctypes.Structure):
+    _fields_ = (
+        ("kind", ctypes.c_uint32),
+        ("max_inst", ctypes.c_uint32),
+        ("prio_ratio", ctypes.c_uint32),
+        ("share_slots", ctypes.c_uint32),
+        ("quantum_ns", ctypes.c_uint64),
+    )
 
 
 _COUNTERS: Final = ("tenants", "turns", "overruns", "wakeups", "charged_ns", "cpu_ns")
@@ -31,12 +45,11 @@ class _Counters(ctypes.Structure):
 class NativeArbiter:
     """Starts an arbiter for each GPU that has tenants. Calls come from the agent, under its lock."""
 
-    def __init__(self, quantum_ns: int = QUANTUM_NS) -> None:
+    def __init__(self) -> None:
         """Load the library. Raises StateError when it is not installed."""
         self._library = _load()
-        self._quantum_ns = quantum_ns
         self._threads: dict[str, ctypes.c_void_p] = {}  # by GPU UUID
-        self._policies: dict[str, Policy] = {}
+        self._policies: dict[str, tuple[Policy, GpuPolicy]] = {}  # in force, with its settings
         self._ids: dict[tuple[str, Path], int] = {}
         self._next_id = 1
 
@@ -89,15 +102,12 @@ class NativeArbiter:
 
     def set_policy(self, gpu: Gpu, policy: Policy, settings: GpuPolicy) -> None:
         """How this GPU's time is divided from the next turn on."""
-        del settings
-        if self._policies.get(gpu.uuid) == policy:
+        if self._policies.get(gpu.uuid) == (policy, settings):
             return
-        self._policies[gpu.uuid] = policy
+        self._policies[gpu.uuid] = (policy, settings)
         if gpu.uuid in self._threads:
-            _check(
-                "set_policy",
-                self._library.cgpu_arbiter_set_policy(self._threads[gpu.uuid], int(policy), self._quantum_ns),
-            )
+            native = _native_settings(policy, settings)
+            _check("set_policy", self._library.cgpu_arbiter_set_policy(self._threads[gpu.uuid], native))
 
     def counters(self, gpu: Gpu) -> Mapping[str, int]:
         """Turns given, time charged and the like since the GPU's thread started; empty before."""
@@ -118,14 +128,28 @@ class NativeArbiter:
     def _thread(self, gpu: Gpu) -> ctypes.c_void_p:
         if gpu.uuid not in self._threads:
             thread = ctypes.c_void_p()
-            policy = self._policies.get(gpu.uuid, Policy.PREEMPTIVE)
-            _check("start", self._library.cgpu_arbiter_start(int(policy), self._quantum_ns, ctypes.byref(thread)))
+            native = _native_settings(*self._policies.get(gpu.uuid, (Policy.PREEMPTIVE, GpuPolicy())))
+            _check("start", self._library.cgpu_arbiter_start(native, ctypes.byref(thread)))
             self._threads[gpu.uuid] = thread
         return self._threads[gpu.uuid]
 
 
 def _native_share(share: Share) -> Any:
-    return ctypes.byref(_Share(share.weight, share.compute_percent or 0, share.priority))
+    return ctypes.byref(
+        _Share(share.weight, share.compute_percent or 0, share.compute_limit_percent or 0, share.priority)
+    )
+
+
+def _native_settings(policy: Policy, settings: GpuPolicy) -> Any:
+    return ctypes.byref(
+        _Settings(
+            int(policy),
+            settings.max_inst,
+            settings.prio_ratio,
+            settings.share_slots,
+            settings.quantum_ms * _NS_PER_MS,
+        )
+    )
 
 
 def _check(what: str, error: int, region: Path | None = None) -> None:
@@ -139,13 +163,13 @@ def _load() -> ctypes.CDLL:
     library = ctypes.CDLL(str(native_library(ARBITER)))
     handle, number, word = ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32
     share = ctypes.c_void_p
-    library.cgpu_arbiter_start.argtypes = (word, number, ctypes.POINTER(ctypes.c_void_p))
+    library.cgpu_arbiter_start.argtypes = (ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p))
     library.cgpu_arbiter_stop.argtypes = (handle,)
     library.cgpu_arbiter_stop.restype = None
     library.cgpu_arbiter_add.argtypes = (handle, number, ctypes.c_int, ctypes.c_int, word, share)
     library.cgpu_arbiter_remove.argtypes = (handle, number)
     library.cgpu_arbiter_update.argtypes = (handle, number, share)
-    library.cgpu_arbiter_set_policy.argtypes = (handle, word, number)
+    library.cgpu_arbiter_set_policy.argtypes = (handle, ctypes.c_void_p)
     library.cgpu_arbiter_counters.argtypes = (handle, ctypes.c_void_p)
     library.cgpu_arbiter_counters.restype = None
     library.cgpu_arbiter_policy_known.argtypes = (word,)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from typing import Final
 
 from cgpu import __version__
-from cgpu.cli import agent, demo, info, policy, ps, run, set, sim, smi  # noqa: A004 - named as the verb
+from cgpu.cli import agent, demo, info, policy, ps, run, set, sim, smi, top  # noqa: A004 - named as the verb
+from cgpu.cli.watch import discard_output
 from cgpu.errors import CgpuError, UsageError
 from cgpu.settings import Settings
 
-_VERBS: Final = (run, ps, smi, set, policy, info, agent, sim, demo)
+_VERBS: Final = (run, ps, top, smi, set, policy, info, agent, sim, demo)
 _INTERRUPTED: Final = 130  # 128 + SIGINT, as a shell has it
 _EPILOG = """\
 exit codes:
@@ -57,8 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"      {error.remedy}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        # The reader of our output has gone; so that the interpreter's own flush does not fail too:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return 1
     except KeyboardInterrupt:
         return _INTERRUPTED

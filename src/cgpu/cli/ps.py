@@ -1,19 +1,25 @@
-"""``cgpu ps``: the tenants of this node."""
+"""``cgpu ps``: the tenants of this node, once or again and again."""
 
 from __future__ import annotations
 
 import argparse
+import json
+import sys
+from datetime import UTC, datetime
 from typing import Any
 
 from cgpu.cli import render
 from cgpu.cli.client import AgentClient
 from cgpu.cli.parsers import Subparsers, add_json, add_verb
+from cgpu.cli.watch import INTERVAL_SECONDS, endless_output, parse_interval, repeated, wait_for_reader
 from cgpu.settings import Settings
 
 EXAMPLES = """\
 examples:
   cgpu ps
   cgpu ps --json | jq '.[].shares[].used_bytes'
+  cgpu ps --watch                               again every second; cgpu top is the same as a live picture
+  cgpu ps --watch 5 --json >> tenants.jsonl     a JSON document per line
 
 LAYER is what enforces the quota of memory and the share of time, such as shim/slots.
 A process marked with ! is on the card without the shim: it went round the quota.
@@ -23,14 +29,51 @@ _HEADER = ("TENANT", "NAME", "GPU", "MEMORY", "COMPUTE", "WEIGHT", "POLICY", "LA
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Declare the verb."""
-    add_json(add_verb(subparsers, "ps", run, "list the tenants of this node", EXAMPLES))
+    parser = add_verb(subparsers, "ps", run, "list the tenants of this node", EXAMPLES)
+    parser.add_argument(
+        "--watch",
+        metavar="SECONDS",
+        nargs="?",
+        const=INTERVAL_SECONDS,
+        type=parse_interval,
+        help="again and again, until interrupted; every second when no number is given",
+    )
+    add_json(parser)
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
     """Print them."""
+    if options.watch is not None:
+        return _watch(options.watch, settings, json_lines=options.json)
     tenants = AgentClient.of(settings).get("/v1/tenants")
     print(render.as_json(tenants) if options.json else listing(tenants))
     return 0
+
+
+def _watch(seconds: float, settings: Settings, *, json_lines: bool) -> int:
+    """Print them until somebody ends it."""
+
+    def look() -> tuple[datetime, list[dict[str, Any]]]:
+        # Which agent is this user's may change while we look.
+        return datetime.now(UTC), AgentClient.of(settings).get("/v1/tenants")
+
+    def tell(trouble: str) -> None:
+        print(trouble, file=sys.stderr, flush=True)
+
+    show = _json_line if json_lines else _timed_listing
+    with endless_output():
+        for time, tenants in repeated(look, lambda: wait_for_reader(seconds), tell):
+            print(show(time, tenants), flush=True)
+    return 0
+
+
+def _json_line(time: datetime, tenants: list[dict[str, Any]]) -> str:
+    document = {"time": time.isoformat(timespec="milliseconds").replace("+00:00", "Z"), "tenants": tenants}
+    return json.dumps(document, separators=(",", ":"))
+
+
+def _timed_listing(time: datetime, tenants: list[dict[str, Any]]) -> str:
+    return f"{time.astimezone().isoformat(sep=' ', timespec='seconds')}\n{listing(tenants)}\n"
 
 
 def listing(tenants: list[dict[str, Any]]) -> str:

@@ -97,7 +97,8 @@ class GrantsGpu(ctypes.LittleEndianStructure):
         ("preempting", _u64),
         ("compute_limit_percent", _u32),
         ("demand", _u32),
-        ("reserved", _u8 * 88),
+        ("queue_ns", _u64),
+        ("reserved", _u8 * 80),
     )
 
 
@@ -133,7 +134,8 @@ class UsageGpu(ctypes.LittleEndianStructure):
         ("doorbell", _u32),
         ("reserved2", _u32),
         ("worked_ns", _u64),
-        ("reserved", _u8 * 48),
+        ("long_ns", _u64),
+        ("reserved", _u8 * 40),
     )
 
 
