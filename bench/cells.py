@@ -143,7 +143,7 @@ class Table:
     budget_seconds: float
     cells: tuple[Cell, ...]
     peers: tuple[Mapping[str, Any], ...] = ()
-    """What others got, where that has a source: ``asked``, ``got``, ``kernel``, and ``source``."""
+    """What others have published: ``name``, ``source``, ``asked`` and ``got``, in percent."""
 
     def only(self, pattern: str) -> Table:
         """The cells whose name the pattern fits, or holds."""

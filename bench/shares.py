@@ -2,7 +2,7 @@
 
     python -m bench.shares [--only PATTERN] [--fast] [--seconds 10] [--json FILE] [--picture FILE.svg]
 
-The cells are those of bench/shares.toml; a full run takes some 35 minutes, --fast less than one.
+The cells are those of bench/shares.toml; a full run takes some 35 minutes, 45 at most, --fast less than one.
 Exit code 1 when a cell is outside its bound. On the simulated GPU only: on a real card the truth
 needs the kernels' own time stamps (`make test-gpu`).
 """

@@ -78,7 +78,7 @@ def draw(document: Mapping[str, Any], peers: Sequence[Mapping[str, Any]] = ()) -
     width = columns * STEP_X + RIGHT
     height = TOP + -(-len(found) // columns) * STEP_Y + 26 * bool(peers)
     machine = document["machine"]
-    about = f"{machine['gpu']}, {machine['cpus']} CPUs, {machine['system']}"
+    about = f"{machine['gpu']}, {machine['cpus']} CPUs, {' '.join(machine['system'].split('-')[:2])}"
     about += f"; windows of {document['window_seconds']:g} s"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">',
@@ -119,7 +119,7 @@ def _panel(panel: Panel, left: float, top: float) -> list[str]:
         f'<polygon class="band" points="{band}"/>',
         f'<path class="diagonal" d="M{x(0)} {y(0)}L{x(100)} {y(100)}"/>',
         f'<rect class="frame" x="{left}" y="{top}" width="{SIDE}" height="{SIDE}"/>',
-        _text(left + 8, top + 18, f"worst error {panel.worst:.2f} points", "small"),
+        _text(left + SIDE - 8, top + SIDE - 10, f"worst error {panel.worst:.2f} points", "small", "end"),
         _text(left + SIDE / 2, top + SIDE + 32, "asked, %", "small", "middle"),
         f'<g transform="rotate(-90 {left - 34} {top + SIDE / 2})">'
         + _text(left - 34, top + SIDE / 2, "got, %", "small", "middle")
