@@ -1,6 +1,6 @@
 """Run every benchmark and leave its figures, with the machine described, below bench/results.
 
-python -m bench [--real]
+python -m bench
 """
 
 from __future__ import annotations
@@ -13,14 +13,20 @@ HERE = Path(__file__).resolve().parent
 BENCHMARKS = ("overhead", "shares")
 
 
-def main() -> None:
+def main() -> int:
+    """Run all of them; 1 when one of them has failed."""
+    failed = []
     results = HERE / "results"
     results.mkdir(exist_ok=True)
     for name in BENCHMARKS:
         print(f"== bench.{name}", flush=True)
         command = [sys.executable, "-m", f"bench.{name}", "--json", str(results / f"{name}.json")]
-        subprocess.run(command, check=True)
+        if subprocess.run(command).returncode != 0:
+            failed.append(name)
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

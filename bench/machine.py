@@ -1,4 +1,4 @@
-"""What benchmarks share: the command, a simulated machine to run on, and a description of this one."""
+"""What benchmarks share: the command, a client in C, a simulated machine, and a description of this one."""
 
 from __future__ import annotations
 
@@ -7,8 +7,21 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
+
+from native.build import nvidia_include
 
 CGPU = [sys.executable, "-m", "cgpu"]
+CLIENTS = Path(__file__).with_name("clients")
+
+
+def compile_client(name: str, folder: Path) -> Path:
+    """Build clients/NAME.c with zig, so that no compiler need be installed."""
+    target = folder / name
+    include = ["-isystem", str(nvidia_include())]
+    command = [sys.executable, "-m", "ziglang", "cc", "-O2", *include, str(CLIENTS / f"{name}.c"), "-o", str(target)]
+    subprocess.run([*command, "-ldl", "-pthread"], check=True)
+    return target
 
 
 def simulated_env(state: str, profile: str) -> dict[str, str]:

@@ -15,26 +15,12 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 
-from bench.machine import CGPU, describe_machine, simulated_env
-from native.build import nvidia_include
-
-HERE = Path(__file__).resolve().parent
-
-
-def compile_client(folder: Path) -> Path:
-    """Build the client with zig, so that no compiler need be installed."""
-    target = folder / "overhead"
-    source = str(HERE / "clients/overhead.c")
-    include = ["-isystem", str(nvidia_include())]
-    command = [sys.executable, "-m", "ziglang", "cc", "-O2", *include, source, "-o", str(target), "-ldl"]
-    subprocess.run(command, check=True)
-    return target
+from bench.machine import CGPU, compile_client, describe_machine, simulated_env
 
 
 def run(command: list[str], env: dict[str, str]) -> dict[str, float]:
@@ -71,7 +57,7 @@ def main() -> None:
     options = parser.parse_args()
     spin = str(files("cgpu.sim") / "spin.ptx")
     with tempfile.TemporaryDirectory() as folder:
-        client = [str(compile_client(Path(folder))), spin]
+        client = [str(compile_client("overhead", Path(folder))), spin]
         env = dict(os.environ) if options.real else simulated_env(f"{folder}/machine", options.sim)
         run(client, env)
         with a_tenant_that_waits(env):

@@ -1,115 +1,159 @@
 """How a card's time is divided: asked against got, from the card's own truth.
 
-    python -m bench.shares [--sim t4] [--seconds 10] [--json FILE]
+    python -m bench.shares [--only PATTERN] [--fast] [--seconds 10] [--json FILE] [--picture FILE.svg]
 
-Backlogged tenants with equal weights and 1:2:4, kernels of 0.1 ms and 5 ms. Simulated only: on a
-real card the truth needs the kernels' own time stamps (`make test-gpu`).
+The cells are those of bench/shares.toml; a full run takes some 35 minutes, 45 at most, --fast less than one.
+Exit code 1 when a cell is outside its bound. On the simulated GPU only: on a real card the truth
+needs the kernels' own time stamps (`make test-gpu`).
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Final
 
-from bench.machine import CGPU, describe_machine, simulated_env
+from bench import shares_picture, verdict
+from bench.cells import Cell, Table, TableError, read_table, reference_rounds, rounds, settle_seconds
+from bench.lane import Lane
+from bench.machine import compile_client, describe_machine
+from bench.measure import Measurement
+from bench.verdict import Attempt, Result
+from cgpu.sim.profiles import load_profile
 
-CLIENT = [sys.executable, "-m", "cgpu.sim.demo_client", "spin", "--kernel-ns"]
-WARM_UP_SECONDS = 2.0  # costs are learnt, the first turns taken
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One row of the table."""
-
-    weights: tuple[int, ...]
-    kernel_ns: int
-
-    @property
-    def name(self) -> str:
-        """Such as ``1:2:4, 5 ms``."""
-        equal = len(set(self.weights)) == 1
-        weights = f"{len(self.weights)} equal" if equal else ":".join(map(str, self.weights))
-        return f"{weights}, {self.kernel_ns / 1e6:g} ms"
+DATA: Final = Path(__file__).with_name("shares.toml")
+ROUND_SECONDS: Final = 0.4  # to change shares, begin and end
 
 
-CELLS = [Cell(weights, kernel) for weights in ((1, 1), (1, 2, 4), (1,) * 8) for kernel in (100_000, 5_000_000)]
-
-
-@contextlib.contextmanager
-def tenants(cell: Cell, env: dict[str, str]) -> Iterator[list[subprocess.Popen[str]]]:
-    """Start the cell's tenants, wait until all hold memory, and end them afterwards."""
-    started = [
-        subprocess.Popen(
-            [*CGPU, "run", "--memory", "512MiB", "--weight", str(weight), "--", *CLIENT, str(cell.kernel_ns)],
-            env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )
-        for weight in cell.weights
+def planned_seconds(table: Table) -> float:
+    """How long the table takes if nothing is measured twice."""
+    cells = [
+        settle_seconds(((cell.load, cell.tenants.count) for cell in together), table.settle_seconds)
+        + table.window_seconds + ROUND_SECONDS
+        for together in rounds(table.cells, table.lanes)
     ]  # fmt: skip
-    try:
-        for process in started:
-            if process.stdout is None or "ready" not in process.stdout.readline():
-                raise SystemExit(f"shares.py: a tenant of {cell.name} did not start")
-        yield started
-    finally:
-        for process in started:
-            process.communicate()
+    references = [
+        settle_seconds(((reference.load, reference.count) for reference in together), table.settle_seconds)
+        + table.reference_seconds + ROUND_SECONDS
+        for together in reference_rounds(table.cells, table.lanes)
+    ]  # fmt: skip
+    return sum(cells) + sum(references)
 
 
-def busy_ns(env: dict[str, str]) -> tuple[int, int, dict[int, int]]:
-    """The card's clock, its busy time, and that of each process."""
-    text = subprocess.run(
-        [*CGPU, "sim", "status", "--json"], check=True, capture_output=True, text=True, env=env
-    ).stdout
-    status = json.loads(text)
-    card = status["cards"][0]
-    return status["time_ns"], card["busy_ns"], {row["pid"]: row["busy_ns"] for row in card["processes"]}
+def measure(table: Table, program: Path, deadline: float) -> Iterator[Result]:
+    """Measure all cells, each until it is within its bound or has had its attempts."""
+    with ExitStack() as started:
+        width = max(map(len, (*rounds(table.cells, table.lanes), *reference_rounds(table.cells, table.lanes))))
+        lanes = [started.enter_context(Lane.temporary(program, table.profile)) for _ in range(width)]
+        measurement = Measurement(table, lanes)
+        measurement.driver(table.cells)
+        ended = False
+        for together in reference_rounds(table.cells, table.lanes):
+            if together[0].tenants and not ended:
+                end_bare(lanes)
+                ended = True
+            measurement.refer(together)
+        end_bare(lanes)
+        for cells in rounds(table.cells, table.lanes):
+            for cell, attempt in zip(cells, measurement.measure(cells), strict=True):
+                attempts = [attempt]
+                while again(attempts, table.attempts) and time.monotonic() < deadline:
+                    attempts.append(measure_alone(measurement, cell))
+                references = {wanted: measurement.references[wanted] for wanted in cell.references}
+                yield Result(cell, tuple(attempts), references)
 
 
-def measure(cell: Cell, seconds: float, env: dict[str, str]) -> dict[str, object]:
-    """Shares of the card's busy time in percent, asked and got."""
-    with tenants(cell, env) as started:
-        time.sleep(WARM_UP_SECONDS)
-        start_ns, start_busy, start = busy_ns(env)
-        time.sleep(seconds)
-        end_ns, end_busy, end = busy_ns(env)
-    got = [end[process.pid] - start[process.pid] for process in started]
-    asked = [100 * weight / sum(cell.weights) for weight in cell.weights]
-    shares = [100 * part / sum(got) for part in got]
+def end_bare(lanes: list[Lane]) -> None:
+    """What comes is measured without the clients that went round cgpu."""
+    for lane in lanes:
+        lane.end_bare()
+
+
+def again(attempts: list[Attempt], most: int) -> bool:
+    """Whether a cell is worth another attempt: what was refused is refused again."""
+    last = attempts[-1]
+    judged = last.window is not None or last.latency_us is not None
+    return not last.ok and judged and len(attempts) < most
+
+
+def measure_alone(measurement: Measurement, cell: Cell) -> Attempt:
+    """Once more, with the host to itself, and against a reference as fresh as it is."""
+    if cell.reference is not None and cell.reference.tenants:
+        measurement.refer((cell.reference,))
+    return measurement.measure((cell,))[0]
+
+
+def document(table: Table, results: list[Result], seconds: float) -> dict[str, Any]:
+    """The JSON document."""
     return {
-        "cell": cell.name,
-        "asked_percent": asked,
-        "got_percent": shares,
-        "worst_error_points": max(abs(a - g) for a, g in zip(asked, shares, strict=True)),
-        "busy_percent": 100 * (end_busy - start_busy) / (end_ns - start_ns),
+        "machine": describe_machine(f"{load_profile(table.profile).card}, simulated GPU"),
+        "simulated": True,
+        "window_seconds": table.window_seconds,
+        "machines_side_by_side": table.lanes,
+        "took_seconds": seconds,
+        "rows": [verdict.document(result) for result in results],
     }
 
 
-def main() -> None:
-    """Measure every cell and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sim", default="t4", metavar="PROFILE")
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    rows = []
-    print(f"{'tenants, kernel':18}{'worst error':>14}{'card busy':>12}   (simulated GPU)")
+def main() -> int:
+    """Measure, print the table, write what is asked for."""
+    options = arguments()
+    try:
+        table = chosen(options)
+    except TableError as error:
+        raise SystemExit(f"bench.shares: {DATA.name}: {error}") from error
+    if not table.cells:
+        raise SystemExit("bench.shares: no cell has such a name; they are GROUP/SET/KERNEL/KIND/SYNC of shares.toml")
+    began = time.monotonic()
+    print(f"{len(table.cells)} cells on up to {table.lanes} simulated machines: {planned_seconds(table) / 60:.1f} min")
+    print(verdict.HEADER + "   (simulated GPU)", flush=True)
+    results = []
     with tempfile.TemporaryDirectory() as folder:
-        env = simulated_env(f"{folder}/machine", options.sim)
-        for cell in CELLS:
-            row = measure(cell, options.seconds, env)
-            rows.append({**row, **asdict(cell)})
-            print(f"{cell.name:18}{row['worst_error_points']:>11.2f} pp{row['busy_percent']:>10.1f} %", flush=True)
+        for result in measure(table, compile_client("load", Path(folder)), began + table.budget_seconds):
+            results.append(result)
+            print(verdict.row(result), flush=True)
+    values = document(table, results, time.monotonic() - began)
+    missed = [result.cell.name for result in results if not result.last.ok]
+    print(f"{len(results)} cells, {len(missed)} outside their bound, {values['took_seconds'] / 60:.1f} min")
     if options.json:
-        options.json.write_text(json.dumps({"machine": describe_machine("simulated"), "rows": rows}, indent=2) + "\n")
+        options.json.write_text(json.dumps(values, indent=2) + "\n")
+    if options.picture:
+        options.picture.write_text(shares_picture.draw(values, table.peers))
+    return 1 if missed else 0
+
+
+def arguments() -> argparse.Namespace:
+    """What is asked for."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.shares", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", metavar="PATTERN", help="cells whose name holds it; * stands for anything")
+    parser.add_argument("--fast", action="store_true", help="a few cells with short windows and wider bounds")
+    parser.add_argument("--seconds", type=float, help="length of a window")
+    parser.add_argument("--lanes", type=int, help="simulated machines side by side")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw asked against got, as SVG")
+    return parser.parse_args()
+
+
+def chosen(options: argparse.Namespace) -> Table:
+    """The table with what was asked for instead of the file's own."""
+    table = read_table(DATA.read_text(), fast=options.fast)
+    if options.only:
+        table = table.only(options.only)
+    return replace(
+        table,
+        window_seconds=options.seconds or table.window_seconds,
+        lanes=options.lanes or table.lanes,
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,369 @@
+/* load.c - a client with work for the card, which lives over many measurements and does as it is told.
+ *
+ * Reads commands from its input, one per line, and answers each with one line:
+ *
+ *   stream null|legacy|per-thread|own  where the work goes (null at the start); "own" is one per thread
+ *   threads N                          how many host threads launch (1 at the start)
+ *   run KIND KERNEL_NS SYNC            begin to launch pieces of work of KERNEL_NS, and wait for the card
+ *                                      after so many; SYNC 0: never
+ *   stop                               end that, wait until the card has done it; answers the launches
+ *   first KERNEL_NS COUNT GAP_US       COUNT times: be idle for about GAP_US, then launch one kernel and
+ *                                      wait; answers the nanoseconds that each took beyond the kernel
+ *   quit                               so does the end of the input
+ *
+ * KIND: plain (cuLaunchKernel), ex (cuLaunchKernelEx), cooperative, graph (kernels of 100 us each, at
+ * most 100 of them), memcpy (device to device), memset. What is wrong with a command is answered as
+ * "error ...". Kernels are the simulated card's own `spin`; the driver is found by dlopen, so the same
+ * program runs bare and as a tenant. */
+#define __CUDA_API_VERSION_INTERNAL /* names as exported, with their versions */
+#include <cuda.h>
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define THREADS_MAX 64
+#define QUEUED_NS 10000000u /* work in one batch; two batches are in the queue: enough to keep the card busy */
+#define QUEUED_MAX 256u     /* and launches: two batches fit the queue of the simulated driver */
+#define GRAPH_KERNEL_NS 100000u
+#define GRAPH_KERNELS_MAX 100u
+#define LENGTHS_MAX 64u /* different KERNEL_NS in one life */
+
+static void *driver_function(const char *name) {
+  static void *driver;
+  if (!driver) driver = dlopen("libcuda.so.1", RTLD_NOW);
+  void *address = driver ? dlsym(driver, name) : NULL;
+  if (!address) {
+    fprintf(stderr, "load: %s: %s\n", name, dlerror());
+    exit(1);
+  }
+  return address;
+}
+
+/* Calls a driver function, looked up once per place; ends the program unless it succeeds. */
+#define DO(name, ...)                                                           \
+  do {                                                                          \
+    static _Atomic(void *) found_;                                              \
+    void *address_ = atomic_load_explicit(&found_, memory_order_acquire);       \
+    if (!address_) {                                                            \
+      address_ = driver_function(#name);                                        \
+      atomic_store_explicit(&found_, address_, memory_order_release);           \
+    }                                                                           \
+    CUresult result_ = ((__typeof__(&name))address_)(__VA_ARGS__);              \
+    if (result_ != CUDA_SUCCESS) {                                              \
+      fprintf(stderr, "load: %s answered %d\n", #name, (int)result_);           \
+      exit(1);                                                                  \
+    }                                                                           \
+  } while (0)
+
+/* Each length is a function and graphs of its own, kept to the end: in a program too a function takes
+ * about as long each time, and who learns from one run what the next will take finds it so here. */
+struct length {
+  uint64_t kernel_ns;
+  CUfunction spin;
+  CUgraphExec graph[THREADS_MAX]; /* one per host thread */
+};
+
+struct work;
+struct launcher { /* one host thread's */
+  const struct work *work;
+  unsigned thread;
+  CUstream stream;
+  CUdeviceptr memory[2];
+};
+
+struct kind {
+  const char *name;
+  void (*prepare)(struct launcher *launcher);
+  void (*launch)(const struct launcher *launcher);
+};
+
+struct work { /* constant while it runs */
+  const struct kind *kind;
+  struct length *length;
+  uint64_t sync; /* wait after so many launches; 0: never */
+  size_t bytes; /* of a copy or a fill */
+};
+
+enum where { STREAM_NULL, STREAM_LEGACY, STREAM_PER_THREAD, STREAM_OWN };
+static const char *const where_names[] = {"null", "legacy", "per-thread", "own"};
+
+static CUcontext context;
+static struct length lengths[LENGTHS_MAX];
+static uint64_t memory_bytes_per_s;
+static enum where where = STREAM_NULL;
+static unsigned thread_count = 1, running; /* threads of the load that runs; 0: none */
+static pthread_t threads[THREADS_MAX];
+static struct work work;
+static _Atomic(bool) stopping;
+static _Atomic(uint64_t) launches;
+
+/* ---- kinds of work ---- */
+
+static void nothing_to_prepare(struct launcher *launcher) { (void)launcher; }
+
+static void launch_plain(const struct launcher *launcher) {
+  struct length *length = launcher->work->length;
+  void *arguments[] = {&length->kernel_ns};
+  DO(cuLaunchKernel, length->spin, 1, 1, 1, 1, 1, 1, 0, launcher->stream, arguments, NULL);
+}
+
+static void launch_ex(const struct launcher *launcher) {
+  struct length *length = launcher->work->length;
+  void *arguments[] = {&length->kernel_ns};
+  CUlaunchConfig config = {.gridDimX = 1, .gridDimY = 1, .gridDimZ = 1, .blockDimX = 1, .blockDimY = 1,
+                           .blockDimZ = 1, .hStream = launcher->stream};
+  DO(cuLaunchKernelEx, &config, length->spin, arguments, NULL);
+}
+
+static void launch_cooperative(const struct launcher *launcher) {
+  struct length *length = launcher->work->length;
+  void *arguments[] = {&length->kernel_ns};
+  DO(cuLaunchCooperativeKernel, length->spin, 1, 1, 1, 1, 1, 1, 0, launcher->stream, arguments);
+}
+
+static void prepare_graph(struct launcher *launcher) {
+  struct length *length = launcher->work->length;
+  CUstream stream;
+  CUgraph graph;
+  if (length->graph[launcher->thread]) return;
+  uint64_t kernels = length->kernel_ns / GRAPH_KERNEL_NS;
+  if (kernels < 1) kernels = 1;
+  if (kernels > GRAPH_KERNELS_MAX) kernels = GRAPH_KERNELS_MAX;
+  uint64_t length_ns = length->kernel_ns / kernels;
+  void *arguments[] = {&length_ns};
+  DO(cuStreamCreate, &stream, CU_STREAM_NON_BLOCKING);
+  DO(cuStreamBeginCapture_v2, stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+  for (uint64_t i = 0; i < kernels; i++)
+    DO(cuLaunchKernel, length->spin, 1, 1, 1, 1, 1, 1, 0, stream, arguments, NULL);
+  DO(cuStreamEndCapture, stream, &graph);
+  DO(cuGraphInstantiateWithFlags, &length->graph[launcher->thread], graph, 0);
+  DO(cuGraphDestroy, graph);
+  DO(cuStreamDestroy_v2, stream);
+}
+
+static void launch_graph(const struct launcher *launcher) {
+  DO(cuGraphLaunch, launcher->work->length->graph[launcher->thread], launcher->stream);
+}
+
+static void prepare_memory(struct launcher *launcher) {
+  for (unsigned i = 0; i < 2; i++) DO(cuMemAlloc_v2, &launcher->memory[i], launcher->work->bytes);
+}
+
+static void launch_memcpy(const struct launcher *launcher) {
+  /* It reads and writes each byte. */
+  DO(cuMemcpyDtoDAsync_v2, launcher->memory[1], launcher->memory[0], launcher->work->bytes / 2, launcher->stream);
+}
+
+static void launch_memset(const struct launcher *launcher) {
+  DO(cuMemsetD8Async, launcher->memory[0], 0, launcher->work->bytes, launcher->stream);
+}
+
+static const struct kind kinds[] = {
+    {"plain", nothing_to_prepare, launch_plain},   {"ex", nothing_to_prepare, launch_ex},
+    {"cooperative", nothing_to_prepare, launch_cooperative}, {"graph", prepare_graph, launch_graph},
+    {"memcpy", prepare_memory, launch_memcpy},     {"memset", prepare_memory, launch_memset},
+};
+
+/* ---- the loop of a host thread ---- */
+
+static CUstream make_stream(void) {
+  CUstream own;
+  switch (where) {
+    case STREAM_NULL: return NULL;
+    case STREAM_LEGACY: return CU_STREAM_LEGACY;
+    case STREAM_PER_THREAD: return CU_STREAM_PER_THREAD;
+    default: DO(cuStreamCreate, &own, CU_STREAM_NON_BLOCKING); return own;
+  }
+}
+
+static void release(struct launcher *launcher) {
+  for (unsigned i = 0; i < 2; i++) {
+    if (launcher->memory[i]) DO(cuMemFree_v2, launcher->memory[i]);
+  }
+  if (where == STREAM_OWN) DO(cuStreamDestroy_v2, launcher->stream);
+}
+
+static void launch_with_syncs(const struct launcher *launcher) {
+  while (!atomic_load_explicit(&stopping, memory_order_relaxed)) {
+    for (uint64_t i = 0; i < launcher->work->sync && !atomic_load_explicit(&stopping, memory_order_relaxed); i++) {
+      launcher->work->kind->launch(launcher);
+      atomic_fetch_add_explicit(&launches, 1, memory_order_relaxed);
+    }
+    DO(cuStreamSynchronize, launcher->stream);
+  }
+}
+
+/* Two batches by turns: while one runs the other is filled, so the card never waits for the host, and
+ * what is queued at the end is soon done. */
+static void launch_batches(const struct launcher *launcher) {
+  CUevent done[2];
+  uint64_t batch = QUEUED_NS / launcher->work->length->kernel_ns;
+  if (batch < 1) batch = 1;
+  if (batch > QUEUED_MAX) batch = QUEUED_MAX;
+  for (unsigned i = 0; i < 2; i++) DO(cuEventCreate, &done[i], CU_EVENT_DISABLE_TIMING | CU_EVENT_BLOCKING_SYNC);
+  for (uint64_t n = 0; !atomic_load_explicit(&stopping, memory_order_relaxed); n++) {
+    if (n >= 2) DO(cuEventSynchronize, done[n % 2]);
+    for (uint64_t i = 0; i < batch && !atomic_load_explicit(&stopping, memory_order_relaxed); i++) {
+      launcher->work->kind->launch(launcher);
+      atomic_fetch_add_explicit(&launches, 1, memory_order_relaxed);
+    }
+    DO(cuEventRecord, done[n % 2], launcher->stream);
+  }
+  DO(cuStreamSynchronize, launcher->stream);
+  for (unsigned i = 0; i < 2; i++) DO(cuEventDestroy_v2, done[i]);
+}
+
+static void *launch_until_stopped(void *thread) {
+  DO(cuCtxSetCurrent, context);
+  struct launcher launcher = {.work = &work, .thread = (unsigned)(uintptr_t)thread, .stream = make_stream()};
+  work.kind->prepare(&launcher);
+  (work.sync ? launch_with_syncs : launch_batches)(&launcher);
+  release(&launcher);
+  return NULL;
+}
+
+/* ---- commands ---- */
+
+static void say(const char *text) {
+  puts(text);
+  fflush(stdout);
+}
+
+static void set_stream(const char *name) {
+  for (unsigned i = 0; i < sizeof where_names / sizeof *where_names; i++) {
+    if (strcmp(name, where_names[i]) != 0) continue;
+    where = (enum where)i;
+    say("ok");
+    return;
+  }
+  say("error no such stream");
+}
+
+static const struct kind *find_kind(const char *name) {
+  for (unsigned i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+    if (strcmp(name, kinds[i].name) == 0) return &kinds[i];
+  }
+  return NULL;
+}
+
+/* Null: one too many, or none at all. */
+static struct length *find_length(uint64_t kernel_ns) {
+  CUmodule module;
+  struct length *length = lengths;
+  if (kernel_ns == 0) return NULL;
+  while (length < lengths + LENGTHS_MAX && length->spin && length->kernel_ns != kernel_ns) length++;
+  if (length == lengths + LENGTHS_MAX) return NULL;
+  if (length->spin) return length;
+  length->kernel_ns = kernel_ns;
+  DO(cuModuleLoadData, &module, "cgpu-sim-module 1\nspin\n");
+  DO(cuModuleGetFunction, &length->spin, module, "spin");
+  return length;
+}
+
+static void begin(const char *name, uint64_t kernel_ns, uint64_t sync) {
+  const struct kind *kind = find_kind(name);
+  struct length *length = find_length(kernel_ns);
+  if (!kind || !length) {
+    say(kind ? "error a length of nothing, or one too many" : "error no such kind");
+    return;
+  }
+  work = (struct work){kind, length, sync, (size_t)((double)memory_bytes_per_s * (double)kernel_ns / 1e9)};
+  if (work.bytes < 2) work.bytes = 2;
+  atomic_store(&stopping, false);
+  atomic_store(&launches, 0);
+  for (running = 0; running < thread_count; running++) {
+    if (pthread_create(&threads[running], NULL, launch_until_stopped, (void *)(uintptr_t)running) != 0) exit(1);
+  }
+  say("ok");
+}
+
+static void stop(void) {
+  atomic_store(&stopping, true);
+  while (running > 0) pthread_join(threads[--running], NULL);
+  printf("%llu\n", (unsigned long long)atomic_load(&launches));
+  fflush(stdout);
+}
+
+static uint64_t now_ns(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Half to one and a half times the gap, so that it keeps step with nothing. */
+static void be_idle(uint64_t gap_us) {
+  static uint32_t state = 1;
+  state = state * 1664525u + 1013904223u;
+  uint64_t pause_ns = gap_us * 500 + (uint64_t)((double)gap_us * 1000 * (state / 4294967296.0));
+  struct timespec pause = {(time_t)(pause_ns / 1000000000u), (long)(pause_ns % 1000000000u)};
+  nanosleep(&pause, NULL);
+}
+
+static void measure_first(uint64_t kernel_ns, unsigned count, uint64_t gap_us) {
+  if (!find_length(kernel_ns)) {
+    say("error a length of nothing, or one too many");
+    return;
+  }
+  const struct work one = {&kinds[0], find_length(kernel_ns), 1, 0};
+  struct launcher launcher = {.work = &one, .stream = make_stream()};
+  for (unsigned i = 0; i < count; i++) {
+    be_idle(gap_us);
+    uint64_t began_ns = now_ns();
+    launch_plain(&launcher);
+    DO(cuStreamSynchronize, launcher.stream);
+    printf("%s%lld", i ? " " : "", (long long)(now_ns() - began_ns - kernel_ns));
+  }
+  say("");
+  release(&launcher);
+}
+
+/* False: the end. */
+static bool obey(const char *line) {
+  char word[16], name[16];
+  unsigned long long a, b, c;
+  if (sscanf(line, "%15s", word) != 1 || strcmp(word, "quit") == 0) return false;
+  if (strcmp(word, "stop") == 0) {
+    stop();
+  } else if (running > 0) {
+    say("error a load runs: stop it first");
+  } else if (sscanf(line, "stream %15s", name) == 1) {
+    set_stream(name);
+  } else if (sscanf(line, "threads %llu", &a) == 1 && a >= 1 && a <= THREADS_MAX) {
+    thread_count = (unsigned)a;
+    say("ok");
+  } else if (sscanf(line, "run %15s %llu %llu", name, &a, &b) == 3) {
+    begin(name, a, b);
+  } else if (sscanf(line, "first %llu %llu %llu", &a, &b, &c) == 3) {
+    measure_first(a, (unsigned)b, c);
+  } else {
+    say("error not understood");
+  }
+  return true;
+}
+
+static void open_card(void) {
+  CUdevice device;
+  int clock_khz, width_bits;
+  DO(cuInit, 0);
+  DO(cuDeviceGet, &device, 0);
+  DO(cuDevicePrimaryCtxRetain, &context, device);
+  DO(cuCtxSetCurrent, context);
+  DO(cuDeviceGetAttribute, &clock_khz, CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE, device);
+  DO(cuDeviceGetAttribute, &width_bits, CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH, device);
+  memory_bytes_per_s = 2000ull * (uint64_t)clock_khz * (uint64_t)width_bits / 8; /* double data rate */
+}
+
+int main(void) {
+  char line[128];
+  open_card();
+  say("ready");
+  while (fgets(line, sizeof line, stdin) && obey(line)) continue;
+  if (running > 0) stop();
+  return 0;
+}
