@@ -89,10 +89,10 @@ class Lane:
     def tenants(self, count: int) -> list[Load]:
         """The first so many tenants, each with one client."""
         known = len(self._tenants)
-        run = [*CGPU, "run", "--memory", MEMORY, "--name"]
+        run = [*CGPU, "run", "--memory", MEMORY, "--compute", "1", "--name"]
         self._start(self._tenants, count, lambda index: [*run, tenant_name(index), "--"])
         for index in range(known, count):
-            self._shares.append({})
+            self._shares.append({"compute_percent": 1})
             self._readers.append(RegionReader(Path(self.client.get(tenant_path(tenant_name(index)))["region"])))
         return self._tenants[:count]
 

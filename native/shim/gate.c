@@ -144,7 +144,8 @@ static void enter(struct cg_pass *pass, enum cg_work work, struct gate_stream *s
   pass->opaque[PASS_STREAM] = (uintptr_t)stream;
   pass->opaque[PASS_AMOUNT] = amount;
   uint64_t submitted = atomic_load_explicit(&stream->submitted, memory_order_relaxed);
-  bool sample = !known_ns || gate_launches(submitted) % GATE_SAMPLE == 0;
+  /* One that counts for a whole quantum goes alone: what has become short again must be seen at once. */
+  bool sample = !known_ns || known_ns >= gate_quantum_ns(gpu) || gate_launches(submitted) % GATE_SAMPLE == 0;
   bool idle = submitted == atomic_load_explicit(&stream->retired, memory_order_relaxed);
   bool marked = submitted == atomic_load_explicit(&stream->marked, memory_order_relaxed);
   if (idle && !marked) atomic_store_explicit(&stream->marked, submitted, memory_order_relaxed);

@@ -39,6 +39,7 @@ class ApiServer(socketserver.ThreadingMixIn, WSGIServer):
 
     address_family = socket.AF_UNIX
     daemon_threads = True
+    request_queue_size = 1024  # callers that wait to be accepted; beyond it a connection is refused at once
 
     def __init__(self, path: Path, application: WSGIApplication) -> None:
         """Bind; a dead agent's socket is replaced. Raises AgentError."""
