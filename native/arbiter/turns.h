@@ -19,7 +19,8 @@
  * same holds for one whose budget is used up, even when it has no rival.
  *
  * A holder that will be first again when its quantum ends goes on without a pause; that is decided a
- * little early, and taken back when somebody wakes up meanwhile who comes first. So whoever wakes up
+ * little early, and taken back when somebody wakes up meanwhile who comes first; and a quantum that has
+ * just begun then ends a little sooner, by what handing over takes. So whoever wakes up and owes nothing
  * waits at most one quantum, plus what the holder has on the card then. Tenants of high priority end
  * the turns of others at once.
  *
@@ -76,6 +77,7 @@ struct cgpu_turns {
   uint64_t start_ns;  /* of the holder's present quantum; in the future where that was decided early */
   uint64_t end_ns;    /* of that quantum; CGPU_TURNS_NEVER while nobody else may have the card */
   uint64_t budget_ns; /* when the holder's budget will be used up; CGPU_TURNS_NEVER: nothing bounds it */
+  uint64_t woken_ns;  /* when somebody else last began to want the card */
   uint64_t closed_ns; /* since when a draining holder drains */
   uint32_t unseen;    /* of those whose turn that was, which have not been observed since: a bit each */
   uint64_t rescue_ns; /* until then the holder may launch whatever its budget */

@@ -115,8 +115,9 @@ static uint64_t look_at_streams(void) {
   return next_ns;
 }
 
-/* Says idle after the grace, and notices when the arbiter is gone. */
-static uint64_t look_at_gpus(void) {
+/* Says idle after the grace, and notices when the arbiter is gone. `seen`: some stream has unfinished
+ * work; otherwise what is in flight is still on its way through the driver, and may be short. */
+static uint64_t look_at_gpus(bool seen) {
   uint64_t next_ns = FUTEX_NEVER, now_ns = futex_now_ns();
   gate_lock();
   for (int row = 0; row < (int)CGPU_MAX_GPUS; row++) {
@@ -126,7 +127,7 @@ static uint64_t look_at_gpus(void) {
     if (!inflight) continue;
     if (gate_heartbeat_lost(now_ns)) atomic_store(&gpu->alone, true);
     if (inflight != GATE_FLAG_BUSY) {
-      next_ns = earlier(next_ns, now_ns + LONGEST_SLEEP_NS);
+      next_ns = earlier(next_ns, now_ns + (seen ? LONGEST_SLEEP_NS : shortest_sleep_ns(gpu)));
     } else if (gpu->idle_ns + GATE_GRACE_NS <= now_ns) {
       gate_idle(gpu);
     } else {
@@ -146,7 +147,7 @@ static void *run(void *unused) {
   for (;;) {
     uint32_t seen = atomic_load(&kicks);
     uint64_t next_ns = look_at_streams();
-    next_ns = earlier(next_ns, look_at_gpus());
+    next_ns = earlier(next_ns, look_at_gpus(next_ns != FUTEX_NEVER));
     struct futex_word word = futex_word_of(&kicks, seen, true);
     atomic_store(&sleeping, 1);
     futex_wait_one(&word, next_ns);

@@ -361,7 +361,22 @@ static void test_slots_are_not_shared_unless_the_settings_say_so(void) {
   REQUIRE(is_open(0) + is_open(1) + is_open(2) == 1);
 }
 
+/* Handing over is part of the quantum that somebody who wakes up and owes nothing waits at most. */
+static void test_quantum_that_has_just_begun_ends_sooner_for_who_wakes_up(void) {
+  begin(3);
+  hold(0);
+  see(0, 1, WANTS);
+  see(QUANTUM, 0, WANTS);
+  REQUIRE(is_open(1) && deadline(1) == 2 * QUANTUM);
+  see(QUANTUM + MS / 4, 2, WANTS);
+  REQUIRE(deadline(1) == 2 * QUANTUM - MS / 4);
+  see(QUANTUM + MS, 2, IDLE);
+  see(QUANTUM + 2 * MS, 2, WANTS); /* the rest is shorter than a quantum anyhow */
+  REQUIRE(deadline(1) <= 2 * QUANTUM);
+}
+
 int main(void) {
+  test_quantum_that_has_just_begun_ends_sooner_for_who_wakes_up();
   test_slots_are_shared_by_those_that_leave_the_card_idle();
   test_shared_slot_ends_for_all_and_drains_for_all();
   test_shared_slots_keep_to_the_weights();

@@ -95,6 +95,7 @@ class _Turns(ctypes.Structure):
         ("start_ns", ctypes.c_uint64),
         ("end_ns", ctypes.c_uint64),
         ("budget_ns", ctypes.c_uint64),
+        ("woken_ns", ctypes.c_uint64),
         ("closed_ns", ctypes.c_uint64),
         ("unseen", ctypes.c_uint32),
         ("rescue_ns", ctypes.c_uint64),
