@@ -1,0 +1,22 @@
+"""The agent's socket under many callers at once."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import tempfile
+from pathlib import Path
+
+from cgpu.agent.server import ApiServer
+
+CALLERS = 200
+
+
+def test_callers_that_come_at_the_same_moment_wait_instead_of_being_refused():
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as callers:
+        server = ApiServer(Path(folder) / "agent.sock", lambda *_: [b""])
+        callers.callback(server.server_close)
+        for _ in range(CALLERS):  # none of them is accepted meanwhile
+            caller = callers.enter_context(socket.socket(socket.AF_UNIX))
+            caller.setblocking(False)
+            caller.connect(str(server.path))
