@@ -13,7 +13,7 @@ bool gate_heartbeat_lost(uint64_t now_ns) {
   return beat_ns + GATE_HEARTBEAT_NS < now_ns;
 }
 
-/* Queued work is bounded by the quantum (less beside high priority) plus one launch, and is expected to be done by the end of
+/* Queued work is bounded, by half a quantum or less, plus one launch, and is expected to be done by the end of
  * the slot. */
 static bool fits(const struct gate_gpu *gpu, uint64_t before, uint64_t now_ns, uint64_t deadline_ns) {
   if (deadline_ns <= now_ns) return false;
