@@ -107,24 +107,6 @@ static void test_card_goes_to_the_others_while_one_is_throttled(void) {
   REQUIRE(!throttled(0) && is_closed(1)); /* its quantum was over long ago */
 }
 
-/* Two on the card at once: the ends of budgets and pauses come later than foretold, and are not looked
- * for nanosecond by nanosecond. */
-static void test_budgets_of_two_on_the_card_cost_few_looks(void) {
-  begin_with(CGPU_POLICY_PREEMPTIVE);
-  join(LIMIT(60));
-  join(NORMAL);
-  hold_at(0, 0, RUNS_AND_WANTS);
-  uint64_t next = at(25 * MS);
-  while (!throttled(0)) next = at(next);
-  see(turns.now_ns, 1, WANTS);
-  next = see(turns.now_ns, 1, RUNS); /* 0 still runs, too, and pays half while it gets 60 % */
-  while (turns.phase != CGPU_TURNS_OPEN || turns.holder != 1) next = at(next);
-  next = see(turns.now_ns, 1, RUNS);
-  unsigned looks = 0;
-  for (; throttled(0); looks++) next = at(next);
-  REQUIRE(looks > 3 && looks < 100);
-}
-
 /* ---- high priority ---- */
 
 static void test_high_priority_ends_anothers_turn_at_once(void) {
@@ -265,7 +247,6 @@ int main(void) {
   test_policy_set_in_the_middle_of_a_turn_bounds_it();
   test_shorter_quantum_ends_a_pause();
   test_card_goes_to_the_others_while_one_is_throttled();
-  test_budgets_of_two_on_the_card_cost_few_looks();
   test_high_priority_ends_anothers_turn_at_once();
   test_high_priority_stops_at_its_ratio();
   test_ratio_bounds_a_turn_that_began_without_a_rival();
