@@ -48,6 +48,14 @@ class Client:
         self.process.stdin.write("begin\n")
         self.process.stdin.flush()
 
+    def ask(self, command: str) -> str:
+        """Tell it one line; its answer, and nothing when it has ended."""
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(f"{command}\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
     def end(self, timeout_s: float = END_S) -> str:
         """Close its input and wait; what it said."""
         said, _ = self.process.communicate(timeout=timeout_s)
