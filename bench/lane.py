@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -62,9 +63,7 @@ class Lane:
         }
         settings = Settings.from_environment(self._environment)
         self.client = AgentClient(settings.agent_socket, START_SECONDS)
-        with (self._folder / "agent.log").open("w") as log:
-            self._agent = subprocess.Popen([*CGPU, "agent"], env=self._environment, stderr=log)
-        self._wait_for_agent()
+        self._start_agent()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -72,8 +71,26 @@ class Lane:
             reader.close()
         for load in (*self._bare, *self._tenants):
             load.kill()
+        self._agent.send_signal(signal.SIGCONT)
         self._agent.terminate()
         self._agent.wait()
+
+    def kill_agent(self) -> None:
+        """End the agent at once; the tenants run on."""
+        self._agent.kill()
+        self._agent.wait()
+
+    def restart_agent(self) -> None:
+        """Another agent in the place of one that has ended."""
+        self._start_agent()
+
+    def stop_agent(self) -> None:
+        """The agent does nothing from now on."""
+        self._agent.send_signal(signal.SIGSTOP)
+
+    def continue_agent(self) -> None:
+        """After ``stop_agent``."""
+        self._agent.send_signal(signal.SIGCONT)
 
     def bare(self, count: int) -> list[Load]:
         """So many clients without cgpu."""
@@ -146,6 +163,11 @@ class Lane:
             loads.extend(new)
             for load in new:
                 load.wait_ready()
+
+    def _start_agent(self) -> None:
+        with (self._folder / "agent.log").open("a") as log:
+            self._agent = subprocess.Popen([*CGPU, "agent"], env=self._environment, stderr=log)
+        self._wait_for_agent()
 
     def _wait_for_agent(self) -> None:
         deadline = time.monotonic() + START_SECONDS

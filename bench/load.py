@@ -51,10 +51,11 @@ class Load:
         self._tell(f"first {kernel_ns} {count} {gap_us}")
         return [int(word) for word in self._answer().split()]
 
-    def streams(self, where: str, threads: int = 1) -> None:
-        """Which stream the work goes to (null, legacy, per-thread, own), and from how many threads."""
+    def streams(self, where: str, threads: int = 1, contexts: int = 1) -> None:
+        """Which stream work goes to (null, legacy, per-thread, own), from how many threads, in how many contexts."""
         self._obey(f"stream {where}")
         self._obey(f"threads {threads}")
+        self._obey(f"contexts {contexts}")
 
     def close(self) -> None:
         """End it, and wait for that."""

@@ -1,9 +1,13 @@
 /* load.c - a client with work for the card, which lives over many measurements and does as it is told.
  *
+ *   load [CARD]    CARD: ordinal of the one it works on, 0 if none is given
+ *
  * Reads commands from its input, one per line, and answers each with one line:
  *
  *   stream null|legacy|per-thread|own  where the work goes (null at the start); "own" is one per thread
  *   threads N                          how many host threads launch (1 at the start)
+ *   contexts N                         in how many contexts of the card, by turns of the threads (1 at
+ *                                      the start, the primary one); at least so many threads are needed
  *   run KIND KERNEL_NS SYNC            begin to launch pieces of work of KERNEL_NS, and wait for the card
  *                                      after so many; SYNC 0: never
  *   stop                               end that, wait until the card has done it; answers the launches
@@ -12,8 +16,8 @@
  *   quit                               so does the end of the input
  *
  * KIND: plain (cuLaunchKernel), ex (cuLaunchKernelEx), cooperative, graph (kernels of 100 us each, at
- * most 100 of them), memcpy (device to device), memset. What is wrong with a command is answered as
- * "error ...". Kernels are the simulated card's own `spin`; the driver is found by dlopen, so the same
+ * most 100 of them), memcpy (device to device), memset, stream-ordered (memory is allocated in the
+ * stream, filled and freed). What is wrong with a command is answered as "error ...". Kernels are the simulated card's own `spin`; the driver is found by dlopen, so the same
  * program runs bare and as a tenant. */
 #define __CUDA_API_VERSION_INTERNAL /* names as exported, with their versions */
 #include <cuda.h>
@@ -28,6 +32,7 @@
 #include <time.h>
 
 #define THREADS_MAX 64
+#define CONTEXTS_MAX 4
 #define QUEUED_NS 10000000u /* work in one batch; two batches are in the queue: enough to keep the card busy */
 #define QUEUED_MAX 256u     /* and launches: two batches fit the queue of the simulated driver */
 #define GRAPH_KERNEL_NS 100000u
@@ -65,14 +70,14 @@ static void *driver_function(const char *name) {
  * about as long each time, and who learns from one run what the next will take finds it so here. */
 struct length {
   uint64_t kernel_ns;
-  CUfunction spin;
-  CUgraphExec graph[THREADS_MAX]; /* one per host thread */
+  CUfunction spin[CONTEXTS_MAX];
+  CUgraphExec graph[CONTEXTS_MAX][THREADS_MAX]; /* one per host thread */
 };
 
 struct work;
 struct launcher { /* one host thread's */
   const struct work *work;
-  unsigned thread;
+  unsigned thread, context; /* numbers */
   CUstream stream;
   CUdeviceptr memory[2];
 };
@@ -93,11 +98,13 @@ struct work { /* constant while it runs */
 enum where { STREAM_NULL, STREAM_LEGACY, STREAM_PER_THREAD, STREAM_OWN };
 static const char *const where_names[] = {"null", "legacy", "per-thread", "own"};
 
-static CUcontext context;
+static CUdevice device;
+static CUcontext contexts[CONTEXTS_MAX]; /* made when first needed */
 static struct length lengths[LENGTHS_MAX];
 static uint64_t memory_bytes_per_s;
 static enum where where = STREAM_NULL;
-static unsigned thread_count = 1, running; /* threads of the load that runs; 0: none */
+static unsigned thread_count = 1, context_count = 1;
+static unsigned running; /* threads of the load that runs; 0: none */
 static pthread_t threads[THREADS_MAX];
 static struct work work;
 static _Atomic(bool) stopping;
@@ -110,7 +117,7 @@ static void nothing_to_prepare(struct launcher *launcher) { (void)launcher; }
 static void launch_plain(const struct launcher *launcher) {
   struct length *length = launcher->work->length;
   void *arguments[] = {&length->kernel_ns};
-  DO(cuLaunchKernel, length->spin, 1, 1, 1, 1, 1, 1, 0, launcher->stream, arguments, NULL);
+  DO(cuLaunchKernel, length->spin[launcher->context], 1, 1, 1, 1, 1, 1, 0, launcher->stream, arguments, NULL);
 }
 
 static void launch_ex(const struct launcher *launcher) {
@@ -118,20 +125,22 @@ static void launch_ex(const struct launcher *launcher) {
   void *arguments[] = {&length->kernel_ns};
   CUlaunchConfig config = {.gridDimX = 1, .gridDimY = 1, .gridDimZ = 1, .blockDimX = 1, .blockDimY = 1,
                            .blockDimZ = 1, .hStream = launcher->stream};
-  DO(cuLaunchKernelEx, &config, length->spin, arguments, NULL);
+  DO(cuLaunchKernelEx, &config, length->spin[launcher->context], arguments, NULL);
 }
 
 static void launch_cooperative(const struct launcher *launcher) {
   struct length *length = launcher->work->length;
   void *arguments[] = {&length->kernel_ns};
-  DO(cuLaunchCooperativeKernel, length->spin, 1, 1, 1, 1, 1, 1, 0, launcher->stream, arguments);
+  CUfunction spin = length->spin[launcher->context];
+  DO(cuLaunchCooperativeKernel, spin, 1, 1, 1, 1, 1, 1, 0, launcher->stream, arguments);
 }
 
 static void prepare_graph(struct launcher *launcher) {
   struct length *length = launcher->work->length;
   CUstream stream;
   CUgraph graph;
-  if (length->graph[launcher->thread]) return;
+  CUgraphExec *exec = &length->graph[launcher->context][launcher->thread];
+  if (*exec) return;
   uint64_t kernels = length->kernel_ns / GRAPH_KERNEL_NS;
   if (kernels < 1) kernels = 1;
   if (kernels > GRAPH_KERNELS_MAX) kernels = GRAPH_KERNELS_MAX;
@@ -140,15 +149,15 @@ static void prepare_graph(struct launcher *launcher) {
   DO(cuStreamCreate, &stream, CU_STREAM_NON_BLOCKING);
   DO(cuStreamBeginCapture_v2, stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
   for (uint64_t i = 0; i < kernels; i++)
-    DO(cuLaunchKernel, length->spin, 1, 1, 1, 1, 1, 1, 0, stream, arguments, NULL);
+    DO(cuLaunchKernel, length->spin[launcher->context], 1, 1, 1, 1, 1, 1, 0, stream, arguments, NULL);
   DO(cuStreamEndCapture, stream, &graph);
-  DO(cuGraphInstantiateWithFlags, &length->graph[launcher->thread], graph, 0);
+  DO(cuGraphInstantiateWithFlags, exec, graph, 0);
   DO(cuGraphDestroy, graph);
   DO(cuStreamDestroy_v2, stream);
 }
 
 static void launch_graph(const struct launcher *launcher) {
-  DO(cuGraphLaunch, launcher->work->length->graph[launcher->thread], launcher->stream);
+  DO(cuGraphLaunch, launcher->work->length->graph[launcher->context][launcher->thread], launcher->stream);
 }
 
 static void prepare_memory(struct launcher *launcher) {
@@ -164,10 +173,18 @@ static void launch_memset(const struct launcher *launcher) {
   DO(cuMemsetD8Async, launcher->memory[0], 0, launcher->work->bytes, launcher->stream);
 }
 
+static void launch_stream_ordered(const struct launcher *launcher) {
+  CUdeviceptr memory;
+  DO(cuMemAllocAsync, &memory, launcher->work->bytes, launcher->stream);
+  DO(cuMemsetD8Async, memory, 0, launcher->work->bytes, launcher->stream);
+  DO(cuMemFreeAsync, memory, launcher->stream);
+}
+
 static const struct kind kinds[] = {
     {"plain", nothing_to_prepare, launch_plain},   {"ex", nothing_to_prepare, launch_ex},
     {"cooperative", nothing_to_prepare, launch_cooperative}, {"graph", prepare_graph, launch_graph},
     {"memcpy", prepare_memory, launch_memcpy},     {"memset", prepare_memory, launch_memset},
+    {"stream-ordered", nothing_to_prepare, launch_stream_ordered},
 };
 
 /* ---- the loop of a host thread ---- */
@@ -220,8 +237,10 @@ static void launch_batches(const struct launcher *launcher) {
 }
 
 static void *launch_until_stopped(void *thread) {
-  DO(cuCtxSetCurrent, context);
-  struct launcher launcher = {.work = &work, .thread = (unsigned)(uintptr_t)thread, .stream = make_stream()};
+  struct launcher launcher = {.work = &work, .thread = (unsigned)(uintptr_t)thread};
+  launcher.context = launcher.thread % context_count;
+  DO(cuCtxSetCurrent, contexts[launcher.context]);
+  launcher.stream = make_stream();
   work.kind->prepare(&launcher);
   (work.sync ? launch_with_syncs : launch_batches)(&launcher);
   release(&launcher);
@@ -245,6 +264,13 @@ static void set_stream(const char *name) {
   say("error no such stream");
 }
 
+static void make_contexts(void) {
+  for (unsigned i = 1; i < context_count; i++) {
+    if (!contexts[i]) DO(cuCtxCreate_v2, &contexts[i], 0, device); /* and makes it current */
+  }
+  DO(cuCtxSetCurrent, contexts[0]);
+}
+
 static const struct kind *find_kind(const char *name) {
   for (unsigned i = 0; i < sizeof kinds / sizeof *kinds; i++) {
     if (strcmp(name, kinds[i].name) == 0) return &kinds[i];
@@ -252,17 +278,26 @@ static const struct kind *find_kind(const char *name) {
   return NULL;
 }
 
+/* A function belongs to its context. */
+static void load_functions(struct length *length) {
+  for (unsigned i = 0; i < context_count; i++) {
+    CUmodule module;
+    if (length->spin[i]) continue;
+    DO(cuCtxSetCurrent, contexts[i]);
+    DO(cuModuleLoadData, &module, "cgpu-sim-module 1\nspin\n");
+    DO(cuModuleGetFunction, &length->spin[i], module, "spin");
+  }
+  DO(cuCtxSetCurrent, contexts[0]);
+}
+
 /* Null: one too many, or none at all. */
 static struct length *find_length(uint64_t kernel_ns) {
-  CUmodule module;
   struct length *length = lengths;
   if (kernel_ns == 0) return NULL;
-  while (length < lengths + LENGTHS_MAX && length->spin && length->kernel_ns != kernel_ns) length++;
+  while (length < lengths + LENGTHS_MAX && length->kernel_ns && length->kernel_ns != kernel_ns) length++;
   if (length == lengths + LENGTHS_MAX) return NULL;
-  if (length->spin) return length;
   length->kernel_ns = kernel_ns;
-  DO(cuModuleLoadData, &module, "cgpu-sim-module 1\nspin\n");
-  DO(cuModuleGetFunction, &length->spin, module, "spin");
+  load_functions(length);
   return length;
 }
 
@@ -337,6 +372,10 @@ static bool obey(const char *line) {
   } else if (sscanf(line, "threads %llu", &a) == 1 && a >= 1 && a <= THREADS_MAX) {
     thread_count = (unsigned)a;
     say("ok");
+  } else if (sscanf(line, "contexts %llu", &a) == 1 && a >= 1 && a <= CONTEXTS_MAX) {
+    context_count = (unsigned)a;
+    make_contexts();
+    say("ok");
   } else if (sscanf(line, "run %15s %llu %llu", name, &a, &b) == 3) {
     begin(name, a, b);
   } else if (sscanf(line, "first %llu %llu %llu", &a, &b, &c) == 3) {
@@ -347,21 +386,20 @@ static bool obey(const char *line) {
   return true;
 }
 
-static void open_card(void) {
-  CUdevice device;
+static void open_card(int ordinal) {
   int clock_khz, width_bits;
   DO(cuInit, 0);
-  DO(cuDeviceGet, &device, 0);
-  DO(cuDevicePrimaryCtxRetain, &context, device);
-  DO(cuCtxSetCurrent, context);
+  DO(cuDeviceGet, &device, ordinal);
+  DO(cuDevicePrimaryCtxRetain, &contexts[0], device);
+  DO(cuCtxSetCurrent, contexts[0]);
   DO(cuDeviceGetAttribute, &clock_khz, CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE, device);
   DO(cuDeviceGetAttribute, &width_bits, CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH, device);
   memory_bytes_per_s = 2000ull * (uint64_t)clock_khz * (uint64_t)width_bits / 8; /* double data rate */
 }
 
-int main(void) {
+int main(int count, char **words) {
   char line[128];
-  open_card();
+  open_card(count > 1 ? atoi(words[1]) : 0);
   say("ready");
   while (fgets(line, sizeof line, stdin) && obey(line)) continue;
   if (running > 0) stop();

@@ -50,7 +50,7 @@ def test_the_card_has_done_all_launches_when_the_client_has_stopped(lane: Lane, 
     assert done(lane, client) - before == launches
 
 
-@pytest.mark.parametrize("kind", ["memcpy", "memset"])
+@pytest.mark.parametrize("kind", ["memcpy", "memset", "stream-ordered"])
 def test_copies_and_fills_take_the_cards_time(lane: Lane, client: Load, kind: str):
     before = lane.look().busy_ns
     client.run(kind, KERNEL_NS, 1)
@@ -67,6 +67,18 @@ def test_work_goes_to_any_stream_from_any_number_of_threads(lane: Lane, client: 
     client.end()
     launches = client.launches()
     client.streams("null")
+    assert done(lane, client) - before == launches
+
+
+def test_threads_work_in_contexts_by_turns(lane: Lane, client: Load):
+    client.streams("own", threads=3, contexts=2)
+    before = done(lane, client)
+    client.run("graph", KERNEL_NS, 0)
+    client.end()
+    launches = client.launches()
+    client.streams("null")
+    status = lane.machine.status().cards[0]
+    assert next(row.live_contexts for row in status.processes if row.pid == client.pid) == 2
     assert done(lane, client) - before == launches
 
 

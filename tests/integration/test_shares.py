@@ -1,9 +1,6 @@
 """Shares of time, measured from the simulated card's own truth: what is asked is what is had.
 
-A window is ten seconds. A busy machine starves clients and arbiter alike, which takes time away from
-the card and shifts shares, so each case has three attempts, and where all of them miss while the
-machine let a sleeping process oversleep for more than three thousandths of the time, that is said
-instead.
+A window is ten seconds.
 """
 
 from __future__ import annotations
@@ -15,14 +12,13 @@ from pathlib import Path
 import pytest
 
 from cgpu.model.tenant import Policy
-from tests.native.gate_machine import Client, SharedMachine, Window, build_client, stalls
+from tests.integration.attempts import Watch, until_right
+from tests.native.gate_machine import Client, SharedMachine, Window, build_client
 
 pytestmark = [pytest.mark.timing, pytest.mark.timeout(240)]
 
 WINDOW_S = 10.0
 WARM_UP_S = 1.0
-ATTEMPTS = 3
-STALLED = 0.003
 SHORT_NS, LONG_NS = 100_000, 5_000_000
 ERROR = 0.02  # of the card
 BUSY, BUSY_ALONE = 0.95, 0.99
@@ -42,20 +38,16 @@ Judge = Callable[[Window], str]
 
 def measure(folder: Path, policy: Policy, begin: Callable[[SharedMachine], Judge]) -> None:
     """Watches a window, on a new machine each time, until one is right."""
-    wrong, stalled = [], list[float]()
-    for attempt in range(ATTEMPTS):
-        with SharedMachine(folder / f"machine-{attempt}", policy) as machine:
+
+    def attempt(number: int, watch: Watch) -> str:
+        with SharedMachine(folder / f"machine-{number}", policy) as machine:
             judge = begin(machine)
             machine.window(WARM_UP_S)
-            with stalls(stalled):
+            with watch():
                 window = machine.window(WINDOW_S)
-            verdict = judge(window)
-        if not verdict:
-            return
-        wrong.append(f"{verdict} (machine stalled {stalled[-1]:.1%})")
-    if min(stalled) > STALLED:
-        pytest.skip(f"the machine is too busy to measure: {'; '.join(wrong)}")
-    pytest.fail("; ".join(wrong))
+            return judge(window)
+
+    until_right(attempt)
 
 
 def start(machine: SharedMachine, load: Path, weights: Sequence[int], kernel_ns: int, *how: int) -> list[Client]:

@@ -48,6 +48,14 @@ class Client:
         self.process.stdin.write("begin\n")
         self.process.stdin.flush()
 
+    def ask(self, command: str) -> str:
+        """Tell it one line; its answer, and nothing when it has ended."""
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(f"{command}\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
     def end(self, timeout_s: float = END_S) -> str:
         """Close its input and wait; what it said."""
         said, _ = self.process.communicate(timeout=timeout_s)
@@ -80,13 +88,14 @@ class SharedMachine:
     folder: Path
     policy: Policy = Policy.PREEMPTIVE
     cards: int = 1
+    profile: Path = PROFILE
     arbiter: NativeArbiter = field(default_factory=NativeArbiter)
     gpus: list[Gpu] = field(default_factory=list)
     clients: list[Client] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         self._state.mkdir(parents=True)
-        control.create(self._state, PROFILE, None, self.cards)
+        control.create(self._state, self.profile, None, self.cards)
         for index, card in enumerate(self.status()):
             self.gpus.append(Gpu(index, card["uuid"], card["name"], card["total_bytes"], "", simulated=True))
             self.arbiter.set_policy(self.gpus[-1], self.policy, GpuPolicy())
@@ -124,8 +133,8 @@ class SharedMachine:
             self.arbiter.add_tenant(gpu, region, row, share)
         return region
 
-    def start(self, region: Path, program: Path, *arguments: object) -> Client:
-        """Start a program in the tenant; returns when it is ready to begin."""
+    def environment(self, region: Path) -> dict[str, str]:
+        """What puts a program into the tenant."""
         shim = native_library(SHIM)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("CGPU_")}
         own = {
@@ -134,8 +143,12 @@ class SharedMachine:
             "CGPU_SIM_STATE": str(self._state),
             "CGPU_REGION": str(region),
         }
+        return inherited | own
+
+    def start(self, region: Path, program: Path, *arguments: object) -> Client:
+        """Start a program in the tenant; returns when it is ready to begin."""
         process = subprocess.Popen(
-            [str(program), *map(str, arguments)], env=inherited | own,
+            [str(program), *map(str, arguments)], env=self.environment(region),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         client = Client(process, region)

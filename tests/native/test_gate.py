@@ -73,13 +73,6 @@ def test_collectives_over_two_cards_end(tmp_path: Path):
         assert [client.end() for client in clients] == ["done", "done"]
 
 
-def test_captures_are_left_alone(machine: SharedMachine, load: Path, tmp_path: Path):
-    client = machine.start(machine.tenant(), build_client(tmp_path, "capture"), 10)
-    start_loads(machine, load, 1)
-    client.begin()
-    assert client.end() == "done"
-
-
 def test_killed_holder_blocks_nobody(machine: SharedMachine, load: Path):
     clients = start_loads(machine, load, 3)
     assert all(gets_on(machine, client) for client in clients)
