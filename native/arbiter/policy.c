@@ -8,7 +8,7 @@
 #define VIRTUAL_SHIFT 10
 #define PPM_PER_PERCENT (CGPU_PPM / 100)
 #define WEIGHT_PER_PERCENT 20u /* so that slices of 1/max_inst have a weight to the twentieth of a percent */
-#define CREDIT_NS 500000000    /* of which a capped tenant with work keeps its part */
+#define CREDIT_NS 500000000    /* whoever has work and waits keeps its part of that beyond a full budget */
 #define LONGEST_NS 1000000000000u
 
 bool cgpu_arbiter_policy_known(uint32_t kind) { return kind <= CGPU_POLICY_NATIVE; }
@@ -54,13 +54,16 @@ static bool competes(const struct cgpu_policy_tenant *tenant) {
   return tenant->present && tenant->backlogged && !tenant->throttled;
 }
 
-/* Tenants of normal priority have something to lose. */
-static bool contended(const struct cgpu_policy *policy) {
+/* Whether anybody of that priority wants the card. */
+static bool wanted_by(const struct cgpu_policy *policy, uint32_t priority) {
   for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
-    if (competes(&policy->tenant[i]) && !policy->tenant[i].share.priority) return true;
+    if (competes(&policy->tenant[i]) && policy->tenant[i].share.priority == priority) return true;
   }
   return false;
 }
+
+/* Tenants of normal priority have something to lose. */
+static bool contended(const struct cgpu_policy *policy) { return wanted_by(policy, 0); }
 
 bool cgpu_arbiter_policy_eligible(const struct cgpu_policy *policy, int index) {
   const struct cgpu_policy_tenant *tenant = &policy->tenant[index];
@@ -125,31 +128,39 @@ static void review(struct cgpu_policy *policy, struct cgpu_policy_tenant *tenant
   if (tenant->budget == full_budget(policy)) tenant->throttled = false;
 }
 
-/* The same for the budget of high priority. */
-static void review_priority(struct cgpu_policy *policy) {
-  policy->priority_budget = least_of(policy->priority_budget, full_budget(policy));
-  if (policy->priority_budget == full_budget(policy)) policy->priority_throttled = false;
+/* What a budget may be: a quantum's worth, and more of it for one that waits although it may go, so that
+ * the length of others' kernels costs it nothing. */
+static int64_t most_budget(const struct cgpu_policy *policy, uint32_t ppm, bool waits) {
+  return full_budget(policy) + (waits ? (int64_t)ppm * CREDIT_NS : 0);
 }
 
 static void grow(struct cgpu_policy *policy, struct cgpu_policy_tenant *tenant, uint64_t time_ns) {
   uint32_t cap = cap_ppm(policy, tenant);
   if (cap == CGPU_PPM) return;
-  int64_t full = full_budget(policy), most = full, credit = (int64_t)cap * CREDIT_NS;
-  if (tenant->backlogged && credit > full) most = credit;
-  tenant->budget = least_of(tenant->budget + (int64_t)(time_ns * cap), most);
-  if (tenant->budget >= full) tenant->throttled = false;
+  int64_t grown = tenant->budget + (int64_t)(time_ns * cap);
+  tenant->budget = least_of(grown, most_budget(policy, cap, tenant->backlogged));
+  if (tenant->budget >= full_budget(policy)) tenant->throttled = false;
   if (tenant->budget <= 0) tenant->throttled = true;
+}
+
+/* The same for the budget of high priority. Where it takes from nobody it keeps no credit, for which
+ * others would have to wait. */
+static void grow_priority(struct cgpu_policy *policy, uint64_t time_ns, bool waits) {
+  uint32_t ratio = policy->settings.prio_ratio * PPM_PER_PERCENT;
+  int64_t grown = policy->priority_budget + (int64_t)(time_ns * ratio);
+  policy->priority_budget = least_of(grown, most_budget(policy, ratio, waits));
+  if (policy->priority_budget >= full_budget(policy)) policy->priority_throttled = false;
+  if (policy->priority_budget <= 0) policy->priority_throttled = true;
 }
 
 void cgpu_arbiter_policy_pass(struct cgpu_policy *policy, uint64_t time_ns) {
   if (time_ns > LONGEST_NS) time_ns = LONGEST_NS;
+  /* As it was in that time, when the charges were made: before anybody's pause ends. */
+  bool waits = wanted_by(policy, 1) && (contended(policy) || !conserves_work(policy));
   for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
     if (policy->tenant[i].present) grow(policy, &policy->tenant[i], time_ns);
   }
-  uint64_t ratio = policy->settings.prio_ratio * PPM_PER_PERCENT;
-  policy->priority_budget += (int64_t)(time_ns * ratio);
-  review_priority(policy);
-  if (policy->priority_budget <= 0) policy->priority_throttled = true;
+  grow_priority(policy, time_ns, waits);
   advance_clock(policy);
 }
 
@@ -248,7 +259,8 @@ void cgpu_arbiter_policy_init(struct cgpu_policy *policy, const struct cgpu_poli
 void cgpu_arbiter_policy_set(struct cgpu_policy *policy, const struct cgpu_policy_settings *settings) {
   const struct cgpu_policy old = *policy;
   adopt_settings(policy, settings);
-  review_priority(policy);
+  policy->priority_budget = least_of(policy->priority_budget, full_budget(policy));
+  if (policy->priority_budget == full_budget(policy)) policy->priority_throttled = false;
   for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
     if (policy->tenant[i].present) adopt_share(policy, &policy->tenant[i], &old, &old.tenant[i]);
   }

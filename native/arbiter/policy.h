@@ -12,12 +12,13 @@
  * Caps. A tenant that may not have more than a part of the card has a budget, which grows by that part
  * of all time that passes and shrinks by the time that it is charged. When nothing is left it is
  * throttled until a quantum's worth is there again; meanwhile it does not compete. Debt is carried here
- * too, up to 1000 s; credit is bounded by one quantum while it has no work, and by half a second of its
- * part otherwise.
+ * too, up to 1000 s; credit is bounded by one quantum, and half a second of its part more while it has
+ * work, so that it gets its part however long the others' kernels are.
  *
  * Priority. Tenants of high priority go before all others, as long as the budget that they have
  * together is not used up: it grows by prio_ratio percent of all time, and what they take from others
- * is charged to it. What nobody else wants is theirs as well where the policy conserves work.
+ * is charged to it. Its credit is bounded in the same way, and by one quantum while they take from nobody.
+ * What nobody else wants is theirs as well where the policy conserves work.
  *
  * What the policies make of this (weights, caps):
  *   0 fair        weight 1, cap 1/max_inst

@@ -8,6 +8,9 @@
 /* Rounds (a quantum for each contender) before a tenant is taken for stuck, and how often they double. */
 #define STUCK_ROUNDS 2
 #define MOST_DOUBLES 6
+/* When a budget ends or is full again is foretold for one tenant on the card. While two share it, both
+ * come later, and each new look would bring them only half as much nearer: no look is sooner than this. */
+#define LOOK_NS 50000
 
 static uint64_t quantum_ns(const struct cgpu_turns *turns) { return turns->policy.settings.quantum_ns; }
 
@@ -52,7 +55,9 @@ static void hand_over(struct cgpu_turns *turns) {
 
 static void measure_budget(struct cgpu_turns *turns) {
   if (turns->holder == CGPU_POLICY_NOBODY) return;
-  turns->budget_ns = later(turns->now_ns, cgpu_arbiter_policy_allowance(&turns->policy, turns->holder));
+  uint64_t allowance_ns = cgpu_arbiter_policy_allowance(&turns->policy, turns->holder);
+  if (allowance_ns && allowance_ns < LOOK_NS) allowance_ns = LOOK_NS;
+  turns->budget_ns = later(turns->now_ns, allowance_ns);
   if (turns->budget_ns < turns->rescue_ns) turns->budget_ns = turns->rescue_ns;
 }
 
@@ -302,8 +307,9 @@ uint64_t cgpu_arbiter_turns_decide(struct cgpu_turns *turns) {
       default: moved = look_at_idle(turns); break;
     }
   }
-  uint64_t pause_ns = later(turns->now_ns, cgpu_arbiter_policy_pause(&turns->policy));
-  return least(next_moment(turns), least(pause_ns, next_rescue_ns(turns)));
+  uint64_t pause_ns = cgpu_arbiter_policy_pause(&turns->policy);
+  if (pause_ns < LOOK_NS) pause_ns = LOOK_NS;
+  return least(next_moment(turns), least(later(turns->now_ns, pause_ns), next_rescue_ns(turns)));
 }
 
 struct cgpu_turns_grant cgpu_arbiter_turns_grant(const struct cgpu_turns *turns, int tenant) {

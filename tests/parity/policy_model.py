@@ -14,7 +14,7 @@ PLACES = 32
 NOBODY = -1
 FOREVER = 2**64 - 1
 LONGEST_NS = 10**12  # of one charge, one stretch of time and one debt
-CREDIT_NS = 500_000_000  # a capped tenant with work keeps its part of this
+CREDIT_NS = 500_000_000  # a budget with work that waits keeps its part of this beyond a quantum
 WEIGHT_MAX = 1024
 
 
@@ -111,8 +111,12 @@ class Policy:
     def virtual(self, tenant: Tenant, time_ns: int) -> int:
         return time_ns * 1024 // self.weight(tenant)
 
+    def wanted_by(self, priority: int) -> bool:
+        return any(tenant.competes and tenant.share.priority == priority for tenant in self.tenants.values())
+
     def contended(self) -> bool:
-        return any(tenant.competes and not tenant.share.priority for tenant in self.tenants.values())
+        """Tenants of normal priority have something to lose."""
+        return self.wanted_by(0)
 
     def takes_from_others(self, tenant: Tenant) -> bool:
         return bool(tenant.share.priority) and (self.contended() or not self.settings.conserves_work)
@@ -130,7 +134,8 @@ class Policy:
 
     def set(self, settings: Settings) -> None:
         old, self.settings = self.settings, _bounded(settings)
-        self._review_priority()
+        self.priority_budget = min(self.priority_budget, self.settings.full)
+        self.priority_throttled = self.priority_throttled and self.priority_budget < self.settings.full
         for tenant in self.tenants.values():
             self._adopt(tenant, tenant.share, old)
         self._settle()
@@ -188,21 +193,20 @@ class Policy:
 
     def pass_time(self, time_ns: int) -> None:
         time_ns, full = min(time_ns, LONGEST_NS), self.settings.full
+        # In that time: before anybody's pause ends.
+        high_waits = self.wanted_by(1) and (self.contended() or not self.settings.conserves_work)
         for tenant in self.tenants.values():
             cap = self.cap(tenant)
             if cap == PPM:
                 continue
-            most = max(full, cap * CREDIT_NS) if tenant.backlogged else full
-            tenant.budget = min(tenant.budget + time_ns * cap, most)
+            credit = cap * CREDIT_NS if tenant.backlogged else 0
+            tenant.budget = min(tenant.budget + time_ns * cap, full + credit)
             tenant.throttled = tenant.budget <= 0 or (tenant.throttled and tenant.budget < full)
-        self.priority_budget += time_ns * self.settings.prio_ratio * (PPM // 100)
-        self._review_priority()
-        self.priority_throttled = self.priority_throttled or self.priority_budget <= 0
+        ratio = self.settings.prio_ratio * (PPM // 100)
+        credit = ratio * CREDIT_NS if high_waits else 0
+        self.priority_budget = min(self.priority_budget + time_ns * ratio, full + credit)
+        self.priority_throttled = self.priority_budget <= 0 or (self.priority_throttled and self.priority_budget < full)
         self._settle()
-
-    def _review_priority(self) -> None:
-        self.priority_budget = min(self.priority_budget, self.settings.full)
-        self.priority_throttled = self.priority_throttled and self.priority_budget < self.settings.full
 
     # ---- decisions ----
 
@@ -244,9 +248,8 @@ class Policy:
     def pause(self) -> int:
         """Nanoseconds until a budget that keeps somebody with work from the card is full; rounded up."""
         full, pauses = self.settings.full, [FOREVER]
-        for tenant in self.tenants.values():
-            if tenant.backlogged and tenant.throttled:
-                pauses.append(_ceil(full - tenant.budget, self.cap(tenant)))
+        waiting = [tenant for tenant in self.tenants.values() if tenant.backlogged and tenant.throttled]
+        pauses += [_ceil(full - tenant.budget, self.cap(tenant)) for tenant in waiting]
         if self.priority_throttled and any(t.competes and t.share.priority for t in self.tenants.values()):
             pauses.append(_ceil(full - self.priority_budget, self.settings.prio_ratio * (PPM // 100)))
         return min(pauses)
