@@ -107,6 +107,22 @@ static void test_card_goes_to_the_others_while_one_is_throttled(void) {
   REQUIRE(!throttled(0) && is_closed(1)); /* its quantum was over long ago */
 }
 
+/* Two on the card at once: the ends of budgets and pauses come later than foretold, and are not looked
+ * for nanosecond by nanosecond. */
+static void test_budgets_of_two_on_the_card_cost_few_looks(void) {
+  begin_with(CGPU_POLICY_PREEMPTIVE);
+  join(NORMAL);
+  join(LIMIT(29));
+  hold_at(0, 0, RUNS_AND_WANTS);
+  uint64_t next = see(0, 1, WANTS);
+  while (turns.holder == 0) next = at(next); /* its kernel is long: it is passed over */
+  see(turns.now_ns, 0, RUNS);
+  next = see(turns.now_ns, 1, RUNS_AND_WANTS);
+  unsigned looks = 0; /* each pays half */
+  for (; !throttled(1) && looks < 1000; looks++) next = at(next);
+  REQUIRE(looks > 3 && looks < 30);
+}
+
 /* ---- high priority ---- */
 
 static void test_high_priority_ends_anothers_turn_at_once(void) {
@@ -247,6 +263,7 @@ int main(void) {
   test_policy_set_in_the_middle_of_a_turn_bounds_it();
   test_shorter_quantum_ends_a_pause();
   test_card_goes_to_the_others_while_one_is_throttled();
+  test_budgets_of_two_on_the_card_cost_few_looks();
   test_high_priority_ends_anothers_turn_at_once();
   test_high_priority_stops_at_its_ratio();
   test_ratio_bounds_a_turn_that_began_without_a_rival();
