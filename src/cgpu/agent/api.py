@@ -20,8 +20,9 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from cgpu.agent.documentation import ACCOUNT_QUERY, POLICY_CHANGE, SHARE_CHANGE, TENANT_ID, TENANT_REQUEST, openapi
 from cgpu.agent.documents import ProcessRef
 from cgpu.agent.schema import Schema, check
-from cgpu.agent.state import Caller, NodeState, ShareChange
+from cgpu.agent.state import NodeState
 from cgpu.agent.views import Views
+from cgpu.agent.wishes import Caller, ShareChange
 from cgpu.errors import (
     AgentError,
     CgpuError,

@@ -12,7 +12,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +23,7 @@ from cgpu.agent.ledger import Ledger
 from cgpu.agent.locks import GpuLocks
 from cgpu.agent.ports import ArbiterControl, Cgroups, GpuNode, Processes
 from cgpu.agent.survey import Subject, Survey, Surveyor
+from cgpu.agent.wishes import NOBODY, Caller, ShareChange, changed, same_wish, tenant_of
 from cgpu.errors import (
     AgentError,
     CgpuError,
@@ -34,32 +35,12 @@ from cgpu.errors import (
     UsageError,
 )
 from cgpu.model.admission import Occupancy, admit, fits_card, fits_time
-from cgpu.model.tenant import ComputeLayer, Gpu, GpuPolicy, MemoryLayer, Policy, Share, Tenant
+from cgpu.model.tenant import ComputeLayer, Gpu, GpuPolicy, Policy, Share, Tenant
 from cgpu.model.units import MIB
-from cgpu.region.reader import GRANTS, GrantsSnapshot, RegionReader
+from cgpu.region.reader import GRANTS, RegionReader
 from cgpu.region.writer import GrantsWriter, Owner, Row, create_region, remove_region
 
 DEFAULT_CONTEXT_BYTES: Final = 512 * MIB  # until NVML has shown a context: on the safe side of 300 to 500 MiB
-
-
-@dataclass(frozen=True, slots=True)
-class ShareChange:
-    """What ``cgpu set`` changes; None leaves a value as it is."""
-
-    gpu: str | None = None  # index or UUID; None: every GPU of the tenant
-    memory_bytes: int | None = None
-    compute_percent: int | None = None
-    compute_limit_percent: int | None = None
-    weight: int | None = None
-    priority: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """The process that asks for a tenant of its own."""
-
-    process: ProcessRef | None  # the tenant ends with it and its descendants
-    owner: Owner = field(default_factory=Owner)
 
 
 @dataclass(slots=True)
@@ -199,7 +180,7 @@ class NodeState:
 
     # ---- changing ----
 
-    def create(self, tenant: Tenant, caller: Caller = Caller(None)) -> Record:
+    def create(self, tenant: Tenant, caller: Caller = NOBODY) -> Record:
         """Make a tenant. Repeating it is no error; another tenant of that id or name is.
 
         Raises RefusedError or one of its kinds when the node says no, StateError or RegionError
@@ -210,7 +191,7 @@ class NodeState:
                 raise AgentError("the agent is ending with its last tenant", "try again")
             known = self._document.records.get(tenant.id)
             if known is not None:
-                if _same_wish(known.tenant, tenant):
+                if same_wish(known.tenant, tenant):
                     return known
                 raise TenantExistsError(f"there is a tenant {tenant.id!r} with another share", "use `cgpu set`")
             self._check_new(tenant)
@@ -251,16 +232,16 @@ class NodeState:
             if wanted is not None and record.tenant.share_on(wanted) is None:
                 raise RefusedError(f"tenant {name!r} has no share of GPU {change.gpu}", "`cgpu ps` shows its GPUs")
             shares = tuple(
-                _changed(share, change) if wanted in (None, share.gpu_uuid) else share for share in record.tenant.shares
+                changed(share, change) if wanted in (None, share.gpu_uuid) else share for share in record.tenant.shares
             )
             self._check_growth(record.tenant, shares)
-            changed = replace(record, tenant=replace(record.tenant, shares=shares))
+            record_now = replace(record, tenant=replace(record.tenant, shares=shares))
             self._step("set:decided")
-            self._commit(records={**self._document.records, record.tenant.id: changed})
+            self._commit(records={**self._document.records, record.tenant.id: record_now})
             self._step("set:committed")
             self._refresh(share.gpu_uuid for share in shares)
             self._step("set:done")
-            return changed
+            return record_now
 
     def set_policy(self, gpu: Gpu, policy: GpuPolicy) -> None:
         """How the card's time is divided from the next slot on.
@@ -347,7 +328,7 @@ class NodeState:
                 reader = RegionReader(folder)
                 grants = reader.grants()
                 if any(slot.alive for slot in reader.usage(0).slots) and grants.tenant_id == folder.name:
-                    records[folder.name] = Record(_tenant_of(grants))
+                    records[folder.name] = Record(tenant_of(grants))
             except RegionError as error:
                 self._faults[folder.name] = error.message
             finally:
@@ -499,35 +480,3 @@ class NodeState:
                 self._step("refresh:region")
                 for share in tenant.shares:
                     self.arbiter.update_tenant(self._gpus[share.gpu_uuid], self.region(tenant_id), share)
-
-
-def _same_wish(known: Tenant, asked: Tenant) -> bool:
-    return replace(known, cgroup="") == replace(asked, cgroup="")
-
-
-def _changed(share: Share, change: ShareChange) -> Share:
-    wanted = {name: value for name, value in asdict(change).items() if name != "gpu" and value is not None}
-    return replace(share, **wanted)
-
-
-_LAYERS: Final = (MemoryLayer.SHIM, MemoryLayer.DRIVER, MemoryLayer.BROKER)
-
-
-def _tenant_of(grants: GrantsSnapshot) -> Tenant:
-    shares = tuple(
-        Share(
-            row.gpu_uuid,
-            row.quota_bytes,
-            row.compute_percent or None,
-            row.compute_limit_percent or None,
-            max(row.weight, 1),
-            row.priority,
-        )
-        for row in grants.gpus
-    )
-    layer = (
-        _LAYERS[grants.gpus[0].memory_layer]
-        if grants.gpus and grants.gpus[0].memory_layer < len(_LAYERS)
-        else MemoryLayer.SHIM
-    )
-    return Tenant(grants.tenant_id, grants.tenant_name, shares, "", grants.refuse_managed, layer)

@@ -14,7 +14,8 @@ from cgpu.agent.documents import ProcessRef
 from cgpu.agent.ledger import Ledger
 from cgpu.agent.locks import GpuLocks
 from cgpu.agent.reconcile import Reconciler, Watched
-from cgpu.agent.state import Caller, NodeState
+from cgpu.agent.state import NodeState
+from cgpu.agent.wishes import Caller
 from cgpu.model.account import Counters
 from cgpu.model.tenant import Share, Tenant
 from cgpu.model.units import GIB, MIB

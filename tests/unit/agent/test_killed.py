@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cgpu.agent.state import NodeState, ShareChange
+from cgpu.agent.state import NodeState
+from cgpu.agent.wishes import ShareChange
 from cgpu.model.account import COUNTERS, AccountQuery, Counters
 from cgpu.model.tenant import GpuPolicy, Policy
 from cgpu.model.units import GIB

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cgpu.agent.state import NodeState, ShareChange
+from cgpu.agent.state import NodeState
+from cgpu.agent.wishes import ShareChange
 from cgpu.errors import (
     AgentError,
     AmountError,
