@@ -16,7 +16,8 @@
  *   quit                               so does the end of the input
  *
  * KIND: plain (cuLaunchKernel), ex (cuLaunchKernelEx), cooperative, graph (kernels of 100 us each, at
- * most 100 of them), memcpy (device to device), memset, stream-ordered (memory is allocated in the
+ * most 100 of them), half (as plain; after each wait the host rests for as long as the kernel takes),
+ * memcpy (device to device), memset, stream-ordered (memory is allocated in the
  * stream, filled and freed). What is wrong with a command is answered as "error ...". Kernels are the simulated card's own `spin`; the driver is found by dlopen, so the same
  * program runs bare and as a tenant. */
 #define __CUDA_API_VERSION_INTERNAL /* names as exported, with their versions */
@@ -86,6 +87,7 @@ struct kind {
   const char *name;
   void (*prepare)(struct launcher *launcher);
   void (*launch)(const struct launcher *launcher);
+  bool rests; /* the host, after each wait */
 };
 
 struct work { /* constant while it runs */
@@ -181,10 +183,14 @@ static void launch_stream_ordered(const struct launcher *launcher) {
 }
 
 static const struct kind kinds[] = {
-    {"plain", nothing_to_prepare, launch_plain},   {"ex", nothing_to_prepare, launch_ex},
-    {"cooperative", nothing_to_prepare, launch_cooperative}, {"graph", prepare_graph, launch_graph},
-    {"memcpy", prepare_memory, launch_memcpy},     {"memset", prepare_memory, launch_memset},
-    {"stream-ordered", nothing_to_prepare, launch_stream_ordered},
+    {"plain", nothing_to_prepare, launch_plain, false},
+    {"ex", nothing_to_prepare, launch_ex, false},
+    {"cooperative", nothing_to_prepare, launch_cooperative, false},
+    {"graph", prepare_graph, launch_graph, false},
+    {"memcpy", prepare_memory, launch_memcpy, false},
+    {"memset", prepare_memory, launch_memset, false},
+    {"stream-ordered", nothing_to_prepare, launch_stream_ordered, false},
+    {"half", nothing_to_prepare, launch_plain, true},
 };
 
 /* ---- the loop of a host thread ---- */
@@ -206,6 +212,11 @@ static void release(struct launcher *launcher) {
   if (where == STREAM_OWN) DO(cuStreamDestroy_v2, launcher->stream);
 }
 
+static void rest(uint64_t length_ns) {
+  struct timespec pause = {(time_t)(length_ns / 1000000000u), (long)(length_ns % 1000000000u)};
+  nanosleep(&pause, NULL);
+}
+
 static void launch_with_syncs(const struct launcher *launcher) {
   while (!atomic_load_explicit(&stopping, memory_order_relaxed)) {
     for (uint64_t i = 0; i < launcher->work->sync && !atomic_load_explicit(&stopping, memory_order_relaxed); i++) {
@@ -213,6 +224,7 @@ static void launch_with_syncs(const struct launcher *launcher) {
       atomic_fetch_add_explicit(&launches, 1, memory_order_relaxed);
     }
     DO(cuStreamSynchronize, launcher->stream);
+    if (launcher->work->kind->rests) rest(launcher->work->length->kernel_ns);
   }
 }
 
@@ -336,8 +348,7 @@ static void be_idle(uint64_t gap_us) {
   static uint32_t state = 1;
   state = state * 1664525u + 1013904223u;
   uint64_t pause_ns = gap_us * 500 + (uint64_t)((double)gap_us * 1000 * (state / 4294967296.0));
-  struct timespec pause = {(time_t)(pause_ns / 1000000000u), (long)(pause_ns % 1000000000u)};
-  nanosleep(&pause, NULL);
+  rest(pause_ns);
 }
 
 static void measure_first(uint64_t kernel_ns, unsigned count, uint64_t gap_us) {
