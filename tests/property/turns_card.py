@@ -21,18 +21,21 @@ from tests.parity.policy_native import NEVER, Grant, NativeTurns
 MS = 1_000_000
 SECOND = 1000 * MS
 OPEN, FREE = 1, 2
-QUEUE_PART, QUEUE_LEAST_NS = 4, MS  # beside high priority: native/arbiter/arbiter.c
+QUEUE_PART, PRIORITY_QUEUE_PART, QUEUE_LEAST_NS = 2, 4, MS  # native/arbiter/arbiter.c
 NATIVE_QUEUE = 4
 
 
 @dataclass(frozen=True)
 class Load:
-    """What a program does: always at work, or at work for ``on_ns`` and then away for ``off_ns``."""
+    """What a program does: always at work, or at work for ``on_ns`` and then away for ``off_ns``; or
+    ``burst`` kernels come in every ``period_ns``."""
 
     kernel_ns: int = MS
     on_ns: int = 0  # 0: without end
     off_ns: int = 0
     synchronous: bool = False  # waits for each kernel before it launches the next
+    burst: int = 0
+    period_ns: int = 0
 
 
 IDLE = Load(kernel_ns=0)
@@ -44,6 +47,7 @@ class Program:
     def __init__(self, place: int, share: Share, load: Load) -> None:
         self.place, self.share, self.load = place, share, load
         self.at_work = load.kernel_ns > 0
+        self.pending = 0  # kernels that have come in and are not launched yet
         self.queued = 0  # kernels on the card, the running one included
         self.left_ns = 0.0  # of the running one
         self.had_ns = 0.0
@@ -54,7 +58,8 @@ class Program:
 
     @property
     def would_launch(self) -> bool:
-        return self.at_work and not (self.load.synchronous and self.queued)
+        has_work = self.pending > 0 if self.load.burst else self.at_work
+        return has_work and not (self.load.synchronous and self.queued)
 
     def may_launch(self, now_ns: int, queue_ns: int) -> bool:
         if self.grant.state == FREE:
@@ -69,6 +74,7 @@ class Program:
             if not self.queued:
                 self.left_ns = self.load.kernel_ns
             self.queued += 1
+            self.pending -= self.load.burst > 0
         if self.would_launch and not self.queued:
             self.waiting_since = now_ns if self.waiting_since is None else self.waiting_since
         elif self.waiting_since is not None:
@@ -95,9 +101,7 @@ class Card:
     def join(self, share: Share, load: Load = IDLE) -> Program:
         program = Program(self.turns.join(share), share, load)
         self.programs.append(program)
-        if load.on_ns:
-            self.at(self.now_ns + load.on_ns, lambda: self._toggle(program, load))
-        self.moment_ns = self.now_ns
+        self.work(program, load)
         return program
 
     def leave(self, program: Program) -> None:
@@ -122,6 +126,8 @@ class Card:
         program.at_work = load.kernel_ns > 0
         if load.on_ns:
             self.at(self.now_ns + load.on_ns, lambda: self._toggle(program, load))
+        if load.burst:
+            self.at(self.now_ns, lambda: self._come_in(program, load))
         self.moment_ns = self.now_ns
 
     def at(self, time_ns: int, action: Callable[[], None]) -> None:
@@ -132,6 +138,11 @@ class Card:
             return
         program.at_work = not program.at_work
         self.at(self.now_ns + (load.on_ns if program.at_work else load.off_ns), lambda: self._toggle(program, load))
+
+    def _come_in(self, program: Program, load: Load) -> None:
+        if program.load is load:
+            program.pending += load.burst
+            self.at(self.now_ns + load.period_ns, lambda: self._come_in(program, load))
 
     # ---- what was measured ----
 
@@ -199,7 +210,8 @@ class Card:
                 return
             self._advance()
             for program in changed:
-                self.turns.observe(program.place, *program.seen)
+                long_ns = max(0, program.load.kernel_ns - self.settings.quantum_ns) if program.queued else 0
+                self.turns.observe(program.place, *program.seen, long_ns=long_ns)
             self.moment_ns = self.turns.decide()
             assert self.moment_ns > self.now_ns, "the machine wants to be called again at once"
             for program in self.programs:
@@ -212,8 +224,8 @@ class Card:
         quantum_ns = self.settings.quantum_ns
         changed = []
         for program in self.programs:
-            beside = high and not program.share.priority
-            program.launch(self.now_ns, max(quantum_ns // QUEUE_PART, QUEUE_LEAST_NS) if beside else quantum_ns)
+            part = PRIORITY_QUEUE_PART if high and not program.share.priority else QUEUE_PART
+            program.launch(self.now_ns, max(quantum_ns // part, QUEUE_LEAST_NS))
             now = program.would_launch, program.queued > 0
             if now != program.seen:
                 program.seen = now
