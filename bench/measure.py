@@ -86,15 +86,27 @@ class Measurement:
             first, *others = self._tenants(lane, cell)
         except CgpuError as error:
             return verdict.refused(str(error))
-        with self._working([(lane, others, cell.load)]), Stalls() as stalls:
+        with self._only(1), self._working([(lane, others, cell.load)]), Stalls() as stalls:
             beyond_ns = first.first(probe.kernel_ns, probe.count, probe.gap_us)
         return verdict.judge_probe(cell, beyond_ns, self._driver_ns[probe.kernel_ns], stalls.part)
+
+    @contextmanager
+    def _only(self, count: int) -> Iterator[None]:
+        """Only the first so many machines have the host: the agents of the others, idle as they are, stand still."""
+        others = self._lanes[count:]
+        for lane in others:
+            lane.stop_agent()
+        try:
+            yield
+        finally:
+            for lane in others:
+                lane.continue_agent()
 
     def _watch(
         self, works: Sequence[tuple[Lane, list[Client], Load]], seconds: float
     ) -> tuple[list[tuple[Look, Look]], float]:
         """Looks at each machine, at the two ends of a window in which all clients work."""
-        with self._working(works), Stalls() as stalls:
+        with self._only(len(self._lanes) if len(works) > 1 else 1), self._working(works), Stalls() as stalls:
             before = [lane.look() for lane, _, _ in works]
             time.sleep(seconds)
             after = [lane.look() for lane, _, _ in works]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -105,6 +106,7 @@ def document(table: Table, results: list[Result], seconds: float) -> dict[str, A
 def main() -> int:
     """Measure, print the table, write what is asked for."""
     options = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started is ended
     try:
         table = chosen(options)
     except TableError as error:
