@@ -11,7 +11,7 @@ PRIO_RATIO_MIN: Final = 20  # cGPU's range of prio_ratio
 PRIO_RATIO_MAX: Final = 99
 PRIO_RATIO_DEFAULT: Final = 80
 QUANTUM_MS_MAX: Final = 1000
-QUANTUM_MS_DEFAULT: Final = 10  # long beside the hand-over (some 100 us), short beside a reader's patience
+QUANTUM_MS_DEFAULT: Final = 20  # long beside the hand-over (0.2 to 0.4 ms were seen), short beside a reader's patience
 
 
 class Policy(enum.IntEnum):
