@@ -153,18 +153,20 @@ static void kill_at_random(void) {
   check_survivors("a busy client", 0);
 }
 
-/* A forked child that lives on does not keep its dead parent's slot. */
+/* A forked child that lives on does not keep its dead parent's slot, once its own fork has returned. */
 static void survive_as_child(void) {
-  int ends[2];
+  int ends[2], forked[2];
   char byte = 0;
-  REQUIRE(pipe(ends) == 0);
+  REQUIRE(pipe(ends) == 0 && pipe(forked) == 0);
   pid_t parent = fork();
   if (parent == 0) {
     set_up();
     if (fork() == 0) {
       close(ends[1]);
+      if (write(forked[1], &byte, 1) != 1) _exit(1);
       _exit(read(ends[0], &byte, 1) == 0 ? 0 : 1); /* until the test itself ends */
     }
+    REQUIRE(read(forked[0], &byte, 1) == 1);
     raise(SIGKILL);
   }
   REQUIRE(waitpid(parent, NULL, 0) == parent);
