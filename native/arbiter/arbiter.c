@@ -71,7 +71,7 @@ static void account(struct cgpu_arbiter *arbiter, unsigned place) {
   struct cgpu_seat_account had = {turns->policy.tenant[place].charged_ns, tenant->waited_ns, tenant->turns,
                                   tenant->preempted, tenant->preempting};
   uint32_t demand = (tenant->sight.want ? CGPU_DEMAND_WANT : 0) | (tenant->sight.busy ? CGPU_DEMAND_BUSY : 0) |
-                    (turns->holder == (int)place || tenant->guest ? CGPU_DEMAND_HOLD : 0);
+                    (cgpu_arbiter_turns_holds(turns, (int)place) ? CGPU_DEMAND_HOLD : 0);
   cgpu_seat_account(&arbiter->seat[place], &had, demand);
 }
 
@@ -125,7 +125,7 @@ static uint64_t step(struct cgpu_arbiter *arbiter, int place) {
  * like that on a card with many tenants, and each doorbell costs at every sleep. */
 static bool waits_its_turn(const struct cgpu_arbiter *arbiter, unsigned place) {
   const struct cgpu_turns_tenant *tenant = &arbiter->turns.tenant[place];
-  return tenant->sight.want && !tenant->sight.busy && !tenant->guest && arbiter->turns.holder != (int)place;
+  return tenant->sight.want && !tenant->sight.busy && !cgpu_arbiter_turns_holds(&arbiter->turns, (int)place);
 }
 
 /* Sleeps until a word changes or the time has come. Returns the place whose doorbell rang, or

@@ -32,10 +32,11 @@ void cgpu_arbiter_turns_init(struct cgpu_turns *turns, const struct cgpu_policy_
   cgpu_arbiter_policy_init(&turns->policy, settings);
 }
 
-/* Whether the present turn is the tenant's, alone or with others. */
 static bool holds(const struct cgpu_turns *turns, int tenant) {
   return tenant == turns->holder || turns->tenant[tenant].guest;
 }
+
+bool cgpu_arbiter_turns_holds(const struct cgpu_turns *turns, int tenant) { return holds(turns, tenant); }
 
 /* After a tenant's words or its part in the turn have changed. It competes while it waits for the
  * card, and while it holds it with work in flight. */

@@ -101,6 +101,8 @@ CGPU_ARBITER_API void cgpu_arbiter_turns_share(struct cgpu_turns *turns, int ten
                                                const struct cgpu_policy_share *share);
 CGPU_ARBITER_API void cgpu_arbiter_turns_leave(struct cgpu_turns *turns, int tenant);
 
+/* Whether the present turn is the tenant's, alone or with others. */
+CGPU_ARBITER_API bool cgpu_arbiter_turns_holds(const struct cgpu_turns *turns, int tenant);
 /* Charges the time since the last call to those that had the card. */
 CGPU_ARBITER_API void cgpu_arbiter_turns_advance(struct cgpu_turns *turns, uint64_t now_ns);
 /* Lets time pass that nobody is charged for, since nobody was there to take the card from its holder. */

@@ -8,29 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cgpu.adapters.arbiter import _Settings, _Share
 from cgpu.adapters.native import ARBITER, native_library
 from tests.parity.policy_model import PLACES, Settings, Share
 
 NEVER = 2**64 - 1
-
-
-class _Share(ctypes.Structure):
-    _fields_ = (
-        ("weight", ctypes.c_uint32),
-        ("compute_percent", ctypes.c_uint32),
-        ("compute_limit_percent", ctypes.c_uint32),
-        ("priority", ctypes.c_uint32),
-    )
-
-
-class _Settings(ctypes.Structure):
-    _fields_ = (
-        ("kind", ctypes.c_uint32),
-        ("max_inst", ctypes.c_uint32),
-        ("prio_ratio", ctypes.c_uint32),
-        ("share_slots", ctypes.c_uint32),
-        ("quantum_ns", ctypes.c_uint64),
-    )
 
 
 class _PolicyTenant(ctypes.Structure):
@@ -169,17 +151,16 @@ def _share(share: Share) -> Any:
     return ctypes.byref(_Share(share.weight, share.compute_percent, share.compute_limit_percent, share.priority))
 
 
-class NativePolicy:
-    """policy.c; ``state`` is its struct."""
+class _Native:
+    """What both parts are told in the same words."""
 
-    def __init__(self, settings: Settings, state: _Policy | None = None) -> None:
-        self.state = _Policy() if state is None else state
-        self._address = ctypes.addressof(self.state)
-        if state is None:
-            self._call("init", _settings(settings))
+    _part: str
+
+    def __init__(self, state: ctypes.Structure) -> None:
+        self._address = ctypes.addressof(state)
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        return getattr(_library(), f"cgpu_arbiter_policy_{name}")(self._address, *arguments)
+        return getattr(_library(), f"cgpu_arbiter_{self._part}_{name}")(self._address, *arguments)
 
     def set(self, settings: Settings) -> None:
         self._call("set", _settings(settings))
@@ -192,6 +173,18 @@ class NativePolicy:
 
     def leave(self, place: int) -> None:
         self._call("leave", place)
+
+
+class NativePolicy(_Native):
+    """policy.c; ``state`` is its struct."""
+
+    _part = "policy"
+
+    def __init__(self, settings: Settings, state: _Policy | None = None) -> None:
+        self.state = _Policy() if state is None else state
+        super().__init__(self.state)
+        if state is None:
+            self._call("init", _settings(settings))
 
     def wake(self, place: int) -> None:
         self._call("wake", place)
@@ -239,29 +232,16 @@ class Grant:
     deadline_ns: int
 
 
-class NativeTurns:
+class NativeTurns(_Native):
     """turns.c; ``state`` is its struct."""
+
+    _part = "turns"
 
     def __init__(self, settings: Settings, now_ns: int = 0) -> None:
         self.state = _Turns()
-        self._address = ctypes.addressof(self.state)
+        super().__init__(self.state)
         self._call("init", _settings(settings), now_ns)
         self.policy = NativePolicy(settings, self.state.policy)
-
-    def _call(self, name: str, *arguments: Any) -> Any:
-        return getattr(_library(), f"cgpu_arbiter_turns_{name}")(self._address, *arguments)
-
-    def set(self, settings: Settings) -> None:
-        self._call("set", _settings(settings))
-
-    def join(self, share: Share) -> int:
-        return int(self._call("join", _share(share)))
-
-    def share(self, place: int, share: Share) -> None:
-        self._call("share", place, _share(share))
-
-    def leave(self, place: int) -> None:
-        self._call("leave", place)
 
     def advance(self, now_ns: int) -> None:
         self._call("advance", now_ns)

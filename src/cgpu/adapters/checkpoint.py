@@ -68,11 +68,7 @@ class CheckpointStore:
 
     def set_aside(self, reason: str) -> StateError:
         """Rename the file out of the way; returns the error to raise."""
-        aside = self.path.with_name(self.path.name + ".unreadable")
-        number = 1
-        while aside.exists():
-            number += 1
-            aside = self.path.with_name(f"{self.path.name}.unreadable-{number}")
+        aside = unreadable_name(self.path)
         try:
             self.path.rename(aside)
         except OSError as error:
@@ -81,3 +77,13 @@ class CheckpointStore:
             f"{self.path}: {reason}; kept as {aside.name}",
             "start the agent again: it takes over the tenants that still run from their regions",
         )
+
+
+def unreadable_name(path: Path) -> Path:
+    """Beside the file, a name under which it can be kept once it is found unreadable; no other file has it."""
+    aside = path.with_name(path.name + ".unreadable")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.unreadable-{number}")
+    return aside

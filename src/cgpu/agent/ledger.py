@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from cgpu.adapters.checkpoint import unreadable_name
 from cgpu.errors import NoSuchGpuError, NoSuchTenantError, RegionError, StateError, UsageError
 from cgpu.model.account import (
     KEPT_S,
@@ -216,11 +217,7 @@ class Ledger:
         return replaced
 
     def _move_aside(self, error: StateError) -> tuple[str, bool]:
-        aside = self.path.with_name(self.path.name + ".unreadable")
-        number = 1
-        while aside.exists():
-            number += 1
-            aside = self.path.with_name(f"{self.path.name}.unreadable-{number}")
+        aside = unreadable_name(self.path)
         try:
             self.path.rename(aside)
             # A log without its file would be taken for the new one's.
