@@ -3,6 +3,8 @@
     CgpuError                   what a user can be told in one line
     +-- UsageError              the command or request is malformed              exit 2
     |   +-- AmountError         an amount, percentage or weight is malformed
+    |   +-- FactError           a version or another fact about a node is malformed
+    |   +-- DataError           a file of compatibility data is malformed
     +-- RefusedError            well-formed, but the node says no                exit 3
     |   +-- NoSuchGpuError      there is no such GPU
     |   +-- NoSuchTenantError   there is no such tenant
@@ -47,6 +49,22 @@ class AmountError(UsageError):
     """An amount of memory, a percentage or a weight is malformed or out of range."""
 
     code = "amount"
+
+
+class FactError(UsageError):
+    """A version, an instance type or another fact about a node is malformed; ``field`` is its name."""
+
+    code = "fact"
+
+    def __init__(self, field: str, message: str, remedy: str = "") -> None:
+        super().__init__(f"{field}: {message}", remedy)
+        self.field = field
+
+
+class DataError(UsageError):
+    """A file of compatibility data is malformed."""
+
+    code = "data"
 
 
 class RefusedError(CgpuError):

@@ -67,6 +67,11 @@ class Settings:
         return self.runtime_dir / "tenants"
 
     @property
+    def agent_lock(self) -> Path:
+        """The file that an agent keeps locked until it has let go of everything in the runtime folder."""
+        return self.runtime_dir / "agent.lock"
+
+    @property
     def checkpoint(self) -> Path:
         """The agent's checkpoint."""
         return self.runtime_dir / "checkpoint.json"

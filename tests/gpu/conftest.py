@@ -23,8 +23,9 @@ import pytest
 
 import cgpu
 from cgpu.adapters.nvml import NvmlNode
+from cgpu.agent.locks import agent_has_ended
 from cgpu.cli.client import AgentClient
-from cgpu.errors import CgpuError, DriverError
+from cgpu.errors import DriverError
 from cgpu.settings import Settings
 from cgpu.sim.machine import SimMachine
 from tests.integration.conftest import CGPU, eventually
@@ -114,14 +115,7 @@ class Card:
         for process in self.started:
             process.kill()
             process.communicate()
-        eventually(lambda: not self._agent_answers())
-
-    def _agent_answers(self) -> bool:
-        try:
-            self.agent.get("/v1/info")
-        except CgpuError:
-            return False
-        return True
+        assert agent_has_ended(Settings.from_environment(self.environment).agent_lock, SECONDS)
 
 
 def _why_no_real_card() -> str:

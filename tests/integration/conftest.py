@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import cgpu
+from cgpu.agent.locks import agent_has_ended
 from cgpu.cli.client import AgentClient
 from cgpu.errors import CgpuError
 from cgpu.settings import Settings
@@ -132,7 +133,7 @@ class Node:
         eventually(lambda: not self.callers_tenants())
         with contextlib.suppress(CgpuError):
             os.kill(self.agent_pid(), signal.SIGTERM)
-        eventually(lambda: not self.answers())
+        assert agent_has_ended(self.settings.agent_lock, SECONDS)
 
 
 def eventually(condition: Callable[[], bool], seconds: float = SECONDS) -> None:

@@ -22,9 +22,10 @@ from typing import Any
 
 import pytest
 
+from cgpu.agent.locks import agent_has_ended
 from cgpu.model.units import GIB, MIB
 from cgpu.sim.profiles import load_profile
-from tests.integration.conftest import CGPU, Node, eventually, told
+from tests.integration.conftest import CGPU, Node, told
 from tests.native import debian_nvidia
 
 CLIENTS = Path(__file__).with_name("clients")
@@ -237,7 +238,7 @@ def ordinary_user(node: Node) -> Iterator[OrdinaryUser]:
     inherited = {name: value for name, value in node.environment.items() if not name.startswith("CGPU_")}
     user = OrdinaryUser(tuple(prefix), {**inherited, **own}, toml)
     yield user
-    eventually(lambda: not list(folder.rglob("agent.sock")))
+    assert all(agent_has_ended(lock, SECONDS) for lock in folder.rglob("agent.lock"))
     assert user.cgpu("sim", "remove", name).returncode == 0
     shutil.rmtree(folder)
 

@@ -1,13 +1,50 @@
-"""One lock per GPU for all agents of the machine, private ones included: two arbiters on a card never agree."""
+"""The agents' locks: one per GPU of the machine, since two arbiters on a card never agree, and one per folder."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
+from typing import Final
 
 from cgpu.errors import AgentError
 from cgpu.model.tenant import Gpu
+
+_POLL_SECONDS: Final = 0.02
+
+
+def lock_runtime_dir(lock: Path, patience_s: float) -> int:
+    """Become the one agent of the folder that ``lock`` lies in. Returns the descriptor that holds the lock.
+
+    Raises AgentError when another agent still has it after ``patience_s`` seconds.
+    """
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                raise AgentError(f"an agent runs already in {lock.parent}", "`cgpu info` shows it") from None
+            time.sleep(_POLL_SECONDS)
+        else:
+            return descriptor
+
+
+def agent_has_ended(lock: Path, patience_s: float) -> bool:
+    """Whether no agent uses the folder of ``lock`` any more, within ``patience_s`` seconds: it may be deleted.
+
+    An agent stops answering a moment before it has closed its files.
+    """
+    try:
+        os.close(lock_runtime_dir(lock, patience_s))
+    except FileNotFoundError:
+        return True
+    except AgentError:
+        return False
+    return True
 
 
 class GpuLocks:

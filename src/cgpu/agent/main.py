@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import signal
@@ -22,18 +21,17 @@ from cgpu.adapters.nvml import NvmlNode
 from cgpu.adapters.process import ProcessTable, ProcessWatch
 from cgpu.agent.api import Api
 from cgpu.agent.ledger import Ledger
-from cgpu.agent.locks import GpuLocks
+from cgpu.agent.locks import GpuLocks, lock_runtime_dir
 from cgpu.agent.ports import ArbiterControl, GpuNode
 from cgpu.agent.reconcile import Reconciler
 from cgpu.agent.server import ApiServer
 from cgpu.agent.state import NodeState
 from cgpu.agent.views import Views
-from cgpu.errors import AgentError, StateError
+from cgpu.errors import StateError
 from cgpu.settings import Settings
 
 _LOG: Final = logging.getLogger(__name__)
 _PREDECESSOR_SECONDS: Final = 5.0
-_LOCK_POLL_SECONDS: Final = 0.02
 _FIRST_TENANT_SECONDS: Final = 30.0  # how long a private agent waits for the tenant it was started for
 
 
@@ -57,7 +55,7 @@ class Agent:
             _make_runtime_dir(settings.runtime_dir)
             # A private agent may be started in the moment in which the one before it ends.
             patience = _PREDECESSOR_SECONDS if private else 0.0
-            undo.callback(os.close, _lock_runtime_dir(settings.runtime_dir, patience))
+            undo.callback(os.close, lock_runtime_dir(settings.agent_lock, patience))
             processes, cgroups = ProcessTable(), CgroupTree()
             locks = GpuLocks(settings.lock_dir)
             undo.callback(locks.release)
@@ -153,18 +151,3 @@ def _make_runtime_dir(folder: Path) -> None:
         raise StateError(f"{folder}: {error.strerror}", "set CGPU_RUNTIME_DIR") from error
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
         raise StateError(f"{folder} is not a folder that only this user may write", "set CGPU_RUNTIME_DIR")
-
-
-def _lock_runtime_dir(folder: Path, patience: float) -> int:
-    descriptor = os.open(folder / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                os.close(descriptor)
-                raise AgentError(f"an agent runs already in {folder}", "`cgpu info` shows it") from None
-            time.sleep(_LOCK_POLL_SECONDS)
-        else:
-            return descriptor

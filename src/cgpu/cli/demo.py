@@ -18,12 +18,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from cgpu.agent.locks import agent_has_ended
 from cgpu.cli import render
 from cgpu.cli.client import AgentClient
 from cgpu.cli.demo_picture import Line, Picture
 from cgpu.cli.demo_tenant import DemoTenant
 from cgpu.cli.parsers import Subparsers, add_json, add_verb
-from cgpu.errors import CgpuError, DriverError
+from cgpu.errors import DriverError
 from cgpu.model.units import GIB, MIB, format_memory
 from cgpu.settings import Settings
 from cgpu.sim.machine import SimMachine
@@ -123,6 +124,7 @@ class _Demo:
     ) -> None:
         self._machine = machine
         self._environment = environment
+        self._settings = settings
         self._client = AgentClient(settings.agent_socket, settings.agent_answer_seconds)
         self._picture = picture
         self._seconds = seconds
@@ -225,13 +227,7 @@ class _Demo:
         """End the tenants, then wait for the private agent to end with the last of them."""
         for tenant in self._tenants:
             tenant.end(_WAIT_SECONDS)
-        deadline = time.monotonic() + _WAIT_SECONDS
-        while time.monotonic() < deadline:
-            try:
-                self._client.get("/v1/info")
-            except CgpuError:
-                return
-            time.sleep(0.05)
+        agent_has_ended(self._settings.agent_lock, _WAIT_SECONDS)
 
 
 def _verdict(lines: list[Line], *, simulated: bool) -> str:
