@@ -36,8 +36,8 @@ class Measurement:
                 client = self._lanes[0].bare(CLIENTS_MAX)[0]
                 self._driver_ns[probe.kernel_ns] = client.first(probe.kernel_ns, probe.count, probe.gap_us)
 
-    def refer(self, together: Sequence[Reference]) -> None:
-        """Measure references at the same time."""
+    def refer(self, together: Sequence[Reference]) -> list[float]:
+        """Measure references at the same time: how busy each keeps its card."""
         works = []
         for lane, reference in zip(self._lanes, together, strict=False):
             if reference.tenants:
@@ -50,6 +50,7 @@ class Measurement:
         for reference, (_, clients, _), (before, after) in zip(together, works, looks, strict=True):
             pids = [client.pid for client in clients]
             self.references[reference] = Window.between(before, after, pids, tenants=reference.tenants).busy
+        return [self.references[reference] for reference in together]
 
     def measure(self, together: Sequence[Cell]) -> list[Attempt]:
         """Measure cells at the same time."""

@@ -16,6 +16,10 @@
 #define WINDOW_MAX_NS 2000000000u
 #define QUEUE_PART 2
 #define PRIORITY_QUEUE_PART 4
+/* Who is next is woken so long before: a thread that sleeps on an idle processor needs that to run again
+ * (60 to 150 us were seen in a virtual machine), and the card would be idle meanwhile. */
+#define LEAD_NS 120000u
+#define LEAD_PART 16 /* of a quantum, at most */
 
 struct cgpu_arbiter {
   pthread_mutex_t lock; /* of everything below; not held while the thread sleeps */
@@ -98,6 +102,19 @@ static void pass_time(struct cgpu_arbiter *arbiter, uint64_t now_ns) {
   cgpu_arbiter_turns_advance(&arbiter->turns, now_ns);
 }
 
+/* Announces the next turn to whoever will have it, when it is due. Returns when it will be. */
+static uint64_t announce(struct cgpu_arbiter *arbiter, uint64_t now_ns) {
+  uint64_t part_ns = arbiter->turns.policy.settings.quantum_ns / LEAD_PART, at_ns;
+  uint64_t lead_ns = part_ns < LEAD_NS ? part_ns : LEAD_NS;
+  int next = cgpu_arbiter_turns_expected(&arbiter->turns, &at_ns);
+  if (next == CGPU_POLICY_NOBODY) return CGPU_TURNS_NEVER;
+  if (now_ns + lead_ns < at_ns) return at_ns - lead_ns;
+  cgpu_seat_expect(&arbiter->seat[next], at_ns);
+  return CGPU_TURNS_NEVER;
+}
+
+static uint64_t earlier(uint64_t left, uint64_t right) { return left < right ? left : right; }
+
 /* One pass over the state machine. Returns when the next one is due. */
 static uint64_t step(struct cgpu_arbiter *arbiter, int place) {
   uint64_t now_ns = futex_now_ns(), next_ns;
@@ -116,8 +133,8 @@ static uint64_t step(struct cgpu_arbiter *arbiter, int place) {
     next_ns = cgpu_arbiter_turns_decide(&arbiter->turns);
   } while (publish(arbiter));
   if (heartbeat) beat(arbiter, now_ns);
-  uint64_t beat_ns = arbiter->heartbeat_ns + HEARTBEAT_NS;
-  arbiter->due_ns = next_ns < beat_ns ? next_ns : beat_ns;
+  next_ns = earlier(next_ns, announce(arbiter, now_ns));
+  arbiter->due_ns = earlier(next_ns, arbiter->heartbeat_ns + HEARTBEAT_NS);
   return arbiter->due_ns;
 }
 

@@ -144,6 +144,13 @@ void cgpu_seat_publish(struct cgpu_seat *seat, struct cgpu_turns_grant grant) {
   if (grant.state != CGPU_GRANT_CLOSED) futex_wake_all(ATOMIC(&gpu->grant), false);
 }
 
+void cgpu_seat_expect(struct cgpu_seat *seat, uint64_t at_ns) {
+  struct cgpu_grants_gpu *gpu = &seat->grants->gpu[seat->row];
+  if (gpu->expected_ns == at_ns) return;
+  STORE(&gpu->expected_ns, at_ns);
+  futex_wake_all(ATOMIC(&gpu->grant), false);
+}
+
 void cgpu_seat_set_share(struct cgpu_seat *seat, struct cgpu_seat_share share) {
   struct cgpu_grants_gpu *gpu = &seat->grants->gpu[seat->row];
   STORE(&gpu->share_ppm, share.share_ppm);

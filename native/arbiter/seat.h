@@ -44,6 +44,8 @@ const _Atomic(uint32_t) *cgpu_seat_doorbell(const struct cgpu_seat *seat);
 /* Writes the grant where it differs from the published one, and wakes the tenant's threads when it
  * lets them go on. */
 void cgpu_seat_publish(struct cgpu_seat *seat, struct cgpu_turns_grant grant);
+/* Tells the tenant, once, that its turn will probably begin at that time, and wakes a thread for it. */
+void cgpu_seat_expect(struct cgpu_seat *seat, uint64_t at_ns);
 
 /* Where the tenant's part of the common window lies, for times without an agent. */
 struct cgpu_seat_share {

@@ -414,6 +414,15 @@ uint64_t cgpu_arbiter_turns_decide(struct cgpu_turns *turns) {
   return least(next_moment(turns), least(later(turns->now_ns, pause_ns), next_rescue_ns(turns)));
 }
 
+int cgpu_arbiter_turns_expected(const struct cgpu_turns *turns, uint64_t *at_ns) {
+  if (native(turns) || turns->phase != CGPU_TURNS_OPEN || to_rescue(turns) != CGPU_POLICY_NOBODY) return CGPU_POLICY_NOBODY;
+  *at_ns = least(turns->end_ns, turns->budget_ns);
+  if (*at_ns == CGPU_TURNS_NEVER) return CGPU_POLICY_NOBODY;
+  uint64_t rest_ns = *at_ns > turns->now_ns ? *at_ns - turns->now_ns : 0;
+  int next = cgpu_arbiter_policy_next_after(&turns->policy, turns->holder, rest_ns);
+  return next == CGPU_POLICY_NOBODY || holds(turns, next) ? CGPU_POLICY_NOBODY : next;
+}
+
 struct cgpu_turns_grant cgpu_arbiter_turns_grant(const struct cgpu_turns *turns, int tenant) {
   struct cgpu_turns_grant grant = {.state = CGPU_GRANT_CLOSED};
   if (native(turns)) {

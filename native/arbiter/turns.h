@@ -111,6 +111,9 @@ CGPU_ARBITER_API void cgpu_arbiter_turns_observe(struct cgpu_turns *turns, int t
                                                  const struct cgpu_turns_sight *sight);
 /* Moves the machine on. Returns when it must be called again if nothing is observed before. */
 CGPU_ARBITER_API uint64_t cgpu_arbiter_turns_decide(struct cgpu_turns *turns);
+/* Who will have the card when the present turn ends, as things stand now, and when that is. CGPU_POLICY_NOBODY:
+ * not known. */
+CGPU_ARBITER_API int cgpu_arbiter_turns_expected(const struct cgpu_turns *turns, uint64_t *at_ns);
 CGPU_ARBITER_API struct cgpu_turns_grant cgpu_arbiter_turns_grant(const struct cgpu_turns *turns, int tenant);
 
 #endif

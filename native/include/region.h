@@ -125,7 +125,8 @@
   X(uint32_t, compute_limit_percent, 160, agent)  /* 1..100: cap beside the guarantee; 0: none given */ \
   X(uint32_t, demand,               164, arbiter) /* CGPU_DEMAND_*: what it does at the gate now */ \
   X(uint64_t, queue_ns,             168, arbiter) /* bound for queued work; 0: nobody has said */ \
-  A(uint8_t,  reserved,              80, 176, agent)
+  X(uint64_t, expected_ns,          176, arbiter) /* when its next slot will probably begin, told shortly before */ \
+  A(uint8_t,  reserved,              72, 184, agent)
 
 /* For a living process whose charge is above the card's truth: what it may return itself. */
 #define CGPU_GRANTS_SURPLUS_FIELDS(X, A) \

@@ -92,8 +92,19 @@ struct gate_gpu {
   _Atomic(uint64_t) stall_ns; /* latest launch that passed because nothing got on */
   unsigned stalled;     /* how many such launches since something did */
   _Atomic(uint64_t) long_ns; /* learnt cost of a launch in flight that exceeds a quantum; 0: none */
+  uint64_t pace_ns;     /* the watcher's, while rivals wait for an idle moment */
+  uint32_t paced_progress;
+  atomic_flag expecting; /* a thread spins, since the slot is about to begin */
   bool used;
 };
+
+static inline void gate_relax(void) {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
 
 /* ---- gate.c ---- */
 void gate_lock(void);

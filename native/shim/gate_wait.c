@@ -6,6 +6,7 @@
 #define LOOK_NS 125000000u /* a waiting thread looks at the heartbeat that often */
 #define MOST_DOUBLES 10    /* of the patience with work that does not get on */
 #define LONG_QUANTA 50     /* of it, at most, for work that is known to be long */
+#define EXPECTED_NS 150000u /* how long a slot that should begin, or should have begun, is waited for awake */
 #define POLL_NS 1000000u   /* where the kernel cannot wait on two words */
 
 bool gate_heartbeat_lost(uint64_t now_ns) {
@@ -144,6 +145,17 @@ static void want_no_more(struct gate_gpu *gpu, uint64_t waited_ns) {
   gate_unlock();
 }
 
+/* Waits awake for a slot that is about to begin: the card would be idle while a thread wakes up. One
+ * thread does, and not for long, since the announcement is a guess. False: none is expected now. */
+static bool await_expected(struct gate_gpu *gpu, uint32_t seen) {
+  uint64_t expected_ns = GATE_LOAD(&gpu->grants->expected_ns), now_ns = futex_now_ns();
+  if (expected_ns + EXPECTED_NS <= now_ns || expected_ns > now_ns + EXPECTED_NS) return false;
+  if (atomic_flag_test_and_set(&gpu->expecting)) return false;
+  while (gate_grant(gpu) == seen && futex_now_ns() < expected_ns + EXPECTED_NS) gate_relax();
+  atomic_flag_clear(&gpu->expecting);
+  return true;
+}
+
 void gate_wait(struct gate_gpu *gpu, enum cg_work work, uint64_t amount, bool taken) {
   const _Atomic(uint32_t) *grant = (const _Atomic(uint32_t) *)&gpu->grants->grant;
   uint64_t began_ns = futex_now_ns(), until_ns = 0;
@@ -155,6 +167,7 @@ void gate_wait(struct gate_gpu *gpu, enum cg_work work, uint64_t amount, bool ta
     };
     if (attempt(gpu, work, amount, &until_ns)) break;
     if (atomic_load(&gpu->inflight)) gate_watch_kick();
+    if (await_expected(gpu, (uint32_t)words[0].value)) continue;
     futex_wait_any(words, 2, until_ns, POLL_NS);
   }
   want_no_more(gpu, futex_now_ns() - began_ns);

@@ -121,6 +121,7 @@ _TURNS_FUNCTIONS: Mapping[str, tuple[Any, tuple[Any, ...]]] = {
     "observe": (None, (_INT, _POINTER)),
     "decide": (_TIME, ()),
     "grant": (_Grant, (_INT,)),
+    "expected": (_INT, (ctypes.POINTER(ctypes.c_uint64),)),
 }
 
 
@@ -248,6 +249,12 @@ class NativeTurns(_Native):
 
     def observe(self, place: int, want: bool, busy: bool, elsewhere: bool = False, long_ns: int = 0) -> None:
         self._call("observe", place, ctypes.byref(_Sight(want, busy, elsewhere, long_ns)))
+
+    def expected(self) -> tuple[int, int] | None:
+        """Who will have the card after the present turn, and when that ends; None: not known."""
+        at_ns = ctypes.c_uint64()
+        place = int(self._call("expected", ctypes.byref(at_ns)))
+        return None if place < 0 else (place, at_ns.value)
 
     def decide(self) -> int:
         """When to call again. A holder whose turn was closed is observed as it was before."""

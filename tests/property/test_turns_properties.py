@@ -94,6 +94,41 @@ def test_whoever_wakes_up_beside_synchronous_programs_waits_a_quantum_and_a_kern
     assert sleeper.waits[0] <= QUANTUM_NS + 3 * MS
 
 
+@given(st.lists(st.integers(1, 8), min_size=2, max_size=8), st.booleans())
+@settings(max_examples=10, deadline=None)
+def test_whose_turn_is_next_is_known_a_little_before_it_begins(weights: list[int], synchronous: bool) -> None:
+    card = Card(Settings(Kind.WEIGHTED))
+    for weight in weights:
+        card.join(Share(weight), Load(200_000, synchronous=synchronous))
+    card.run(SECOND)
+    foretold, changes = None, 0
+    for _ in range(1500):
+        holder = card.turns.state.holder
+        card.run(MS // 5)
+        begun = card.turns.state.holder
+        if begun != holder and foretold is not None:
+            place, at_ns = foretold
+            assert begun == place
+            assert abs(card.now_ns - at_ns) <= MS
+            changes += 1
+        foretold = card.turns.expected() or foretold
+    assert changes >= 5
+
+
+def test_nobody_is_expected_beside_a_tenant_alone_or_where_nobody_has_turns() -> None:
+    card = Card(Settings(Kind.PREEMPTIVE))
+    card.join(Share(), Load(MS))
+    card.join(Share())
+    card.run(100 * MS)
+    assert card.turns.expected() is None
+    card.join(Share(), Load(MS))
+    card.run(30 * MS)
+    assert card.turns.expected() is not None
+    card.set(Settings(Kind.NATIVE))
+    card.run(MS)
+    assert card.turns.expected() is None
+
+
 # ---- high priority ----
 
 

@@ -98,7 +98,8 @@ class GrantsGpu(ctypes.LittleEndianStructure):
         ("compute_limit_percent", _u32),
         ("demand", _u32),
         ("queue_ns", _u64),
-        ("reserved", _u8 * 80),
+        ("expected_ns", _u64),
+        ("reserved", _u8 * 72),
     )
 
 
