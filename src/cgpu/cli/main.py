@@ -12,6 +12,7 @@ from cgpu.cli import (
     account,
     agent,
     demo,
+    doctor,
     info,
     policy,
     ps,
@@ -25,7 +26,7 @@ from cgpu.cli.watch import discard_output
 from cgpu.errors import CgpuError, UsageError
 from cgpu.settings import Settings
 
-_VERBS: Final = (run, ps, top, smi, set, policy, account, info, agent, sim, demo)
+_VERBS: Final = (run, ps, top, smi, set, policy, account, doctor, info, agent, sim, demo)
 _INTERRUPTED: Final = 130  # 128 + SIGINT, as a shell has it
 _EPILOG = """\
 exit codes:
