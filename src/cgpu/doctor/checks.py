@@ -58,7 +58,8 @@ def examine(dataset: Dataset, facts: Facts, *, ours: bool = False, name: str = "
         node=facts.value("node") or name or "this node",
         checks=worst_first(checks),
         facts=facts,
-        advice=advise(dataset, _given(facts, _ALIBABA_FACTS)) if state.alibaba else None,
+        # Without the installed version nobody knows whether anything has to be upgraded.
+        advice=advise(dataset, _given(facts, _ALIBABA_FACTS)) if facts.version("cgpu") else None,
         data_date=dataset.date,
     )
 
@@ -81,7 +82,10 @@ def _alibaba(dataset: Dataset, state: node_checks.NodeState) -> Iterator[Check]:
 
 
 def _ours(facts: Facts, *, asked: bool) -> Iterator[Check]:
-    found = check_ours(_given(facts, _OUR_FACTS))
+    given = _given(facts, _OUR_FACTS)
+    if facts.value("agent") is not True:  # else `two-cgpus` tells it
+        given |= {name: facts.value(name) for name in ("cgpu", "modules") if facts[name].known}
+    found = check_ours(given)
     yield from found
     done = {made.name for made in found}
     for fact in _OUR_NEEDS:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import date
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import date
 from enum import IntEnum
 from typing import Any, Final
 
@@ -67,7 +67,7 @@ class Report:
 
     facts: Facts
     advice: Advice | None
-    """What to change so that every check supports it; None where Alibaba's cGPU is no matter of this node."""
+    """What to change so that every check supports it; None where no cGPU of Alibaba's is known to be on the node."""
 
     data_date: date
     """Of the compatibility data."""
@@ -101,8 +101,5 @@ def advice_as_json(advice: Advice) -> dict[str, Any]:
         "possible": advice.possible,
         "needed": advice.needed,
         "text": advice.text,
-        "changes": [
-            {"fact": change.fact, "current": change.current, "to": change.to, "why": change.why}
-            for change in advice.changes
-        ],
+        "changes": [change.as_json() for change in advice.changes],
     }

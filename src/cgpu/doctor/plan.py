@@ -79,12 +79,11 @@ class Recipe:
         advice, facts = report.advice, report.facts
         also = tuple(dict.fromkeys(f"{check.name}: {check.advice}" for check in report.checks if _is_own(check)))
         if advice is None:
-            text = "Alibaba's cGPU is no matter of this node: there is nothing to upgrade"
-            return cls(True, False, text, (), True, "", "", also)
+            return cls(True, False, _nothing(report), (), True, "", "", also)
         changes = tuple((change.fact, change.current, change.to, change.why) for change in advice.changes)
         return cls(
             possible=advice.possible,
-            needed=advice.needed and bool(changes),
+            needed=advice.needed,
             text=advice.text,
             changes=changes,
             kubernetes=facts.value("kubernetes") != ABSENT,
@@ -128,7 +127,7 @@ class Plan:
     def as_json(self) -> dict[str, Any]:
         """The stable machine-readable form."""
         recipe = self.recipe
-        names = ("fact", "current", "to", "why")
+        names = ("fact", "from", "to", "why")
         return {
             "nodes": list(self.nodes),
             "possible": recipe.possible,
@@ -170,6 +169,15 @@ def plans_of(reports: Iterable[Report]) -> tuple[Plan, ...]:
     for report in reports:
         plans.add(report)
     return plans.all()
+
+
+def _nothing(report: Report) -> str:
+    """Why there is no advice."""
+    if any(check.name == "isolation" and check.verdict is Verdict.NOT_OBSERVED for check in report.checks):
+        return (
+            "which cGPU is on the node is not known, so nothing can be planned: run it there, or with --cluster --probe"
+        )
+    return "no cGPU of Alibaba's is on the node: there is nothing to upgrade"
 
 
 def _urgency(recipe: Recipe) -> int:
@@ -226,7 +234,7 @@ def _on_node(recipe: Recipe, name: str) -> Iterator[Step]:
             (f"systemctl stop {recipe.runtime}", "bash /usr/local/cgpu-installer/uninstall.sh"),
         )
     if "kernel" in changes or "container_os" in changes:
-        system = changes.get("container_os") or f"a kernel of {changes.get('kernel')}"
+        system = changes.get("container_os") or f"kernel {changes.get('kernel')}"
         yield Step(f"replace the system disk by an image with {system}", Where.CONSOLE)
     if "driver" in changes:
         yield _driver(changes["driver"])

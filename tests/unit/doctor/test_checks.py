@@ -81,7 +81,7 @@ def test_the_worst_stands_first():
 
 @pytest.mark.parametrize("missing", ["cgpu", "driver", "instance", "toolkit", "kernel"])
 def test_a_matrix_that_lacks_a_fact_is_not_silently_fine(missing: str):
-    report = examined(FINE, **{missing: None})
+    report = examined({**FINE, missing: None})
     names = MATRICES if missing == "cgpu" else (missing,)
     for name in names:
         check = named(report, name)
@@ -108,7 +108,7 @@ def test_an_issue_that_is_fixed_or_ruled_out_needs_no_other_fact():
 
 @pytest.mark.parametrize("fact", ["pods_per_gpu", "cpu_manager", "labels", "installer"])
 def test_what_only_the_cluster_knows_does_not_make_a_node_unchecked(fact: str):
-    assert examined(FINE, **{fact: None}).exit_code == Exit.FINE
+    assert examined({**FINE, fact: None}).exit_code == Exit.FINE
 
 
 def test_a_node_without_cgpu_is_fine_and_told_so_in_one_check():
@@ -142,6 +142,7 @@ def test_without_a_gpu_there_is_nothing_to_check():
 def test_ours_is_checked_where_asked_or_where_our_agent_is():
     assert not any(name.startswith("ours:") for name in verdicts(examined(FINE)))
     assert "ours:kernel" in verdicts(examined(FINE, ours=True))
+    assert named(examined(FINE, ours=True), "ours:alibaba").verdict is UNSUPPORTED
     with_agent = examined(cgpu=ABSENT, agent=True, gpus=1)
     assert named(with_agent, "ours:driver").verdict is NOT_OBSERVED
     assert named(with_agent, "two-cgpus").verdict is SUPPORTED

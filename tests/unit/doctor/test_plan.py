@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import date
 import shlex
+from datetime import date
 from typing import Any
 
 import pytest
@@ -31,13 +31,13 @@ def report(advice: Advice | None, *checks: Check, **facts: Any) -> Report:
 
 
 def upgrade(*changes: Change, possible: bool = True) -> Advice:
-    return Advice(possible=possible, needed=bool(changes), text="do it", changes=changes)
+    return Advice(possible=possible, text="do it", changes=changes)
 
 
 ALL_CHANGES = (
     change("cgpu", "1.5.7", "1.5.20"),
     change("driver", "580.65.06", "570.86.15"),
-    change("kernel", "6.6.1", "<=5.15"),
+    change("kernel", "6.6.1", "5.15"),
     change("toolkit", "1.18.0-1", "1.17.4-1"),
 )
 
@@ -119,7 +119,7 @@ def test_one_node_first_then_the_others():
 
 
 def test_nodes_are_grouped_by_equal_plans_and_those_in_need_come_first():
-    fine = [report(Advice(possible=True, needed=False, text="fine", changes=()), node=f"f{n}") for n in range(5)]
+    fine = [report(Advice(possible=True, text="fine", changes=()), node=f"f{n}") for n in range(5)]
     bad = [report(upgrade(ALL_CHANGES[0]), node=f"b{n}") for n in range(2)]
     hopeless = [report(upgrade(possible=False), node="h")]
     plans = plans_of([*fine, *hopeless, *bad])
@@ -130,7 +130,7 @@ def test_where_nothing_can_be_done_the_plan_says_so_and_has_no_steps():
     (plan,) = plans_of([examine(shipped(), facts_of(FINE, kernel="6.6.30", cgpu="1.5.20"))])
     if plan.recipe.possible:  # the advice may be another kernel; then it is a step
         assert any("system disk" in step.what for step in (*plan.before, *plan.first))
-    (plan,) = plans_of([report(Advice(possible=False, needed=True, text="nothing helps", changes=()))])
+    (plan,) = plans_of([report(Advice(possible=False, text="nothing helps", changes=()))])
     assert (plan.before, plan.first, plan.rest) == ((), (), ())
     text = "".join(write_plans([plan], Totals(shipped())))
     assert "nothing helps" in text
@@ -141,6 +141,12 @@ def test_a_node_without_alibabas_cgpu_has_nothing_to_upgrade():
     (plan,) = plans_of([report(None)])
     assert (plan.before, plan.first) == ((), ())
     assert "nothing to upgrade" in plan.recipe.text
+
+
+def test_a_node_whose_cgpu_is_not_known_gets_no_plan_and_is_told_why():
+    (plan,) = plans_of([examine(shipped(), facts_of(FINE, cgpu=None, modules=None))])
+    assert (plan.before, plan.first) == ((), ())
+    assert "--probe" in plan.recipe.text
 
 
 def test_an_instance_that_does_not_fit_needs_other_nodes():
@@ -186,6 +192,6 @@ def test_the_json_of_a_plan_is_complete(count: int):
     (plan,) = plans_of(reports)
     assert isinstance(plan, Plan)
     document = plan.as_json()
-    assert document["changes"] == [{"fact": "cgpu", "current": "1.5.7", "to": "1.5.20", "why": "a test"}]
+    assert document["changes"] == [{"fact": "cgpu", "from": "1.5.7", "to": "1.5.20", "why": "a test"}]
     assert len(document["other_nodes"]) == (0 if count == 1 else len(document["first_node"]))
     assert document["before"][0]["where"] == "console only"

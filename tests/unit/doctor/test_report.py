@@ -305,7 +305,6 @@ def reports(draw: st.DrawFn) -> Report:
         | st.builds(
             Advice,
             possible=st.booleans(),
-            needed=st.booleans(),
             text=TEXTS,
             changes=st.tuples(st.builds(Change, fact=TEXTS, current=TEXTS, to=TEXTS, why=TEXTS)),
         )
