@@ -16,6 +16,8 @@ import cgpu
 from tests.integration.cluster_objects import ManyNodes, gpu_node, gpu_pod, plain_node
 from tests.integration.conftest import CGPU, SECONDS
 from tests.integration.fake_api import FakeApi
+from tests.integration.fake_kubelet import Kubelet
+from tests.unit.doctor import trees
 
 NODES = 5_000
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "KUBECONFIG")
@@ -61,6 +63,16 @@ def test_the_worst_node_comes_first_and_what_a_node_object_lacks_is_not_observed
     usual = {check["name"]: check for check in document["nodes"][2]["checks"]}
     assert usual["driver"]["verdict"] == "not observed"
     assert "--probe" in usual["toolkit"]["advice"]
+
+
+def test_a_probe_finds_what_a_node_object_lacks(api: FakeApi, tmp_path: Path):
+    root = trees.build(trees.T4_PANIC, tmp_path)
+    api.nodes, api.kubelet = [gpu_node("t4")], Kubelet(lambda _: root)
+    result = doctor(api, tmp_path, "--probe", "--probe-image", "busybox:own")
+    assert result.returncode == 2, result.stderr
+    assert "t4: unsupported" in result.stdout
+    assert "issue:kernel-panic" in result.stdout.splitlines()[1]
+    assert api.pods == [], "the pods of probes are gone"
 
 
 def test_a_selector_that_matches_nothing_could_not_check(api: FakeApi, tmp_path: Path):
