@@ -34,6 +34,10 @@ class Settings:
     region: Path | None = None
     """The region that this process is a tenant of. ``CGPU_REGION``; None: not a tenant."""
 
+    host_root: Path = Path("/")
+    """Root folder of the node's files, for an agent that has them mounted elsewhere. ``CGPU_HOST_ROOT``;
+    by default /. Only what tells whether Alibaba's cGPU is active is read below it."""
+
     reconcile_seconds: float = 0.4
     """The longest time between two comparisons with NVML. A dead process's charge has to go within
     1 s of the card's releasing its memory, and an estimate, which has to be seen twice, is corrected
@@ -59,6 +63,7 @@ class Settings:
             lock_dir=_path(environment, "CGPU_LOCK_DIR") or sim_state or _lock_dir(),
             sim_state=sim_state,
             region=_path(environment, "CGPU_REGION"),
+            host_root=_path(environment, "CGPU_HOST_ROOT") or Path("/"),
         )
 
     @property

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
+from cgpu.adapters.alibaba import sign_of_cgpu
 from cgpu.adapters.arbiter import NativeArbiter
 from cgpu.adapters.cgroup import CgroupTree
 from cgpu.adapters.checkpoint import CheckpointStore
@@ -27,7 +28,7 @@ from cgpu.agent.reconcile import Reconciler
 from cgpu.agent.server import ApiServer
 from cgpu.agent.state import NodeState
 from cgpu.agent.views import Views
-from cgpu.errors import StateError
+from cgpu.errors import RefusedError, StateError
 from cgpu.settings import Settings
 
 _LOG: Final = logging.getLogger(__name__)
@@ -126,8 +127,10 @@ def run_agent(settings: Settings, *, private: bool = False, ready: Callable[[], 
     """Be the agent until SIGTERM or SIGINT. ``ready`` is called once the socket answers.
 
     Raises AgentError when another agent has the folder or a GPU, DriverError without NVML,
-    StateError when the folder or the checkpoint cannot be used.
+    RefusedError where Alibaba's cGPU is active, StateError when the folder or the checkpoint cannot be used.
     """
+    if settings.sim_state is None:
+        _refuse_beside_alibaba(settings.host_root)
     node = NvmlNode(settings.sim_state)
     agent = Agent(settings, NativeArbiter(), node, private=private)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -140,6 +143,17 @@ def run_agent(settings: Settings, *, private: bool = False, ready: Callable[[], 
     )
     agent.run(ready)
     node.close()
+
+
+def _refuse_beside_alibaba(root: Path) -> None:
+    """Two that share one card would promise its memory and time twice."""
+    sign = sign_of_cgpu(root)
+    if sign:
+        raise RefusedError(
+            f"Alibaba's cGPU is active on this node ({sign}): its GPUs cannot be shared by two systems",
+            "take the node out of its sharing (label ack.node.gpu.schedule=default), uninstall it and reboot;"
+            " `cgpu doctor` shows the node",
+        )
 
 
 def _make_runtime_dir(folder: Path) -> None:

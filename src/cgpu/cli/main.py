@@ -13,6 +13,7 @@ from cgpu.cli import (
     agent,
     compat,
     demo,
+    doctor,
     info,
     policy,
     ps,
@@ -26,7 +27,7 @@ from cgpu.cli.watch import discard_output
 from cgpu.errors import CgpuError, UsageError
 from cgpu.settings import Settings
 
-_VERBS: Final = (run, ps, top, smi, set, policy, account, info, compat, agent, sim, demo)
+_VERBS: Final = (run, ps, top, smi, set, policy, account, info, doctor, compat, agent, sim, demo)
 _INTERRUPTED: Final = 130  # 128 + SIGINT, as a shell has it
 _EPILOG = """\
 exit codes:
