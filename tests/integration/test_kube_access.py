@@ -128,6 +128,9 @@ def test_a_token_file_is_read_again_when_it_was_rotated(pki: Pki, tmp_path: Path
             api.token = "new"
             (tmp_path / "token").write_text("new\n")
             assert len(list(next(cluster.nodes(None)).items)) == 1
+            (tmp_path / "token").unlink()
+            with pytest.raises(ClusterError, match=r"the token in .*token cannot be read"):
+                next(cluster.nodes(None))
 
 
 def test_an_exec_plugin_gives_a_token_and_is_asked_again_when_it_has_expired(pki: Pki, tmp_path: Path):

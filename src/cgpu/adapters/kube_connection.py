@@ -1,7 +1,7 @@
 """The way to the Kubernetes API: a kubeconfig's context, or a pod's service account, as an HTTP client.
 
-The only importer of lightkube, which makes the TLS trust and reads rotated tokens anew. It and what
-it brings are imported when a connection is made: other verbs do without them.
+The only importer of lightkube, which makes the TLS trust. It and what it brings are imported when a
+connection is made: other verbs do without them.
 """
 
 from __future__ import annotations
@@ -90,6 +90,8 @@ def _credentials(access: Access) -> tuple[ssl.SSLContext, httpx2.Auth | None]:
         try:
             user = msgspec.convert({name: value for name, value in given.items() if name != "exec"}, User)
             trust = verify_cluster(msgspec.convert(cluster, Cluster), user, lambda path: path)
+            if user.token_file is not None:
+                return trust, _token_file_auth(Path(user.token_file))
             if isinstance(plugin, dict):
                 return trust, _plugin_auth(plugin, access.cluster, trust)
             return trust, user_auth(user)
@@ -119,6 +121,22 @@ def _data_as_files(section: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             result[name.removesuffix("-data")] = str(file)
             del result[name]
         yield result
+
+
+def _token_file_auth(file: Path) -> httpx2.Auth:
+    """Authentication by a token in a file, which is read for each request: the kubelet rotates it."""
+    import httpx2
+
+    class TokenFileAuth(httpx2.Auth):
+        def auth_flow(self, request: httpx2.Request) -> Generator[httpx2.Request, httpx2.Response, None]:
+            try:
+                token = file.read_text().strip()
+            except (OSError, UnicodeDecodeError) as error:
+                raise ClusterError(f"the token in {file} cannot be read: {error}", "correct the kubeconfig") from error
+            request.headers["Authorization"] = f"Bearer {token}"
+            yield request
+
+    return TokenFileAuth()
 
 
 def _plugin_auth(plugin: Mapping[str, Any], cluster: Mapping[str, Any], trust: ssl.SSLContext) -> httpx2.Auth:

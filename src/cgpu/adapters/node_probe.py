@@ -9,10 +9,10 @@ import secrets
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cgpu.adapters.kube import Cluster
 from cgpu.adapters.kube_answers import ApiRefusedError
@@ -84,7 +84,7 @@ class _Run:
             metadata = pod.get("metadata") or {}
             ended = has_owner_ended(str((metadata.get("labels") or {}).get(OWNER_LABEL) or ""))
             if is_leftover(pod, self._cluster.time, self._options.seconds, ended):
-                self._cluster.delete_pod(self._namespace, str(metadata["name"]))
+                self._delete(str(metadata["name"]))
 
     def each(self, nodes: Iterable[Facts]) -> Iterator[Facts]:
         running: set[Future[Facts]] = set()
@@ -108,7 +108,7 @@ class _Run:
         try:
             return with_probe(facts, self._probe(facts.value("node")))
         except (ProbeError, ClusterError) as error:
-            return without_probe(facts, _reason(error, self._namespace))
+            return without_probe(facts, error.message if isinstance(error, ClusterError) else str(error))
 
     def _probe(self, node: str) -> Facts:
         if self._stopped.is_set():
@@ -116,7 +116,7 @@ class _Run:
         name = pod_name(self._run, node)
         pod = manifest(node, self._run, self._owner, self._options, self._wanted)
         try:
-            self._cluster.create_pod(self._namespace, pod)
+            self._create(pod)
             self._wait(name)
             archive = archive_of(self._cluster.log(self._namespace, name, CONTAINER))
         finally:
@@ -129,6 +129,15 @@ class _Run:
         with folder as path:
             unpack(archive, Path(path))
             return self._read(Path(path))
+
+    def _create(self, pod: Mapping[str, Any]) -> None:
+        try:
+            self._cluster.create_pod(self._namespace, pod)
+        except ApiRefusedError as error:
+            if error.status != _FORBIDDEN:
+                raise
+            allowed = f"pods with a hostPath volume must be allowed in the namespace {self._namespace}"
+            raise ProbeError(f"{error.message}; {allowed}") from error
 
     def _wait(self, name: str) -> None:
         pause_s, waited_s = _FIRST_LOOK_S, 0.0
@@ -178,12 +187,6 @@ def _machine(pid_namespace: int) -> str:
     except OSError:
         boot = ""
     return hashlib.sha256(f"{boot}{pid_namespace}".encode()).hexdigest()[:12]
-
-
-def _reason(error: ProbeError | ClusterError, namespace: str) -> str:
-    if isinstance(error, ApiRefusedError) and error.status == _FORBIDDEN:
-        return f"{error.message}; pods with a hostPath volume must be allowed in the namespace {namespace}"
-    return error.message if isinstance(error, ClusterError) else str(error)
 
 
 @contextlib.contextmanager

@@ -6,10 +6,8 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from cgpu.adapters.kube_answers import parse_retry_after, pause_before_retry, refusal, unreachable
+from cgpu.adapters.kube_answers import parse_retry_after, refusal, unreachable
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -34,25 +32,6 @@ def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | N
     assert parse_retry_after(header, NOW) == seconds
 
 
-@given(st.text())
-def test_any_retry_after_is_a_time_or_none(header: str):
-    seconds = parse_retry_after(header, NOW)
-    assert seconds is None or seconds >= 0
-
-
-@given(
-    st.integers(0, 1000), st.none() | st.floats(0, allow_infinity=False, allow_nan=False), st.floats(0, 1)
-)  # fmt: skip
-def test_a_pause_is_bounded(attempt: int, asked: float | None, chance: float):
-    assert 0 <= pause_before_retry(attempt, asked, chance) <= 30
-
-
-@given(st.integers(0, 100), st.floats(0, 1), st.floats(0, 1))
-def test_pauses_grow(attempt: int, chance: float, other: float):
-    assert pause_before_retry(attempt, None, chance) <= 2 * pause_before_retry(attempt + 1, None, other)
-    assert pause_before_retry(attempt, None, 1) <= pause_before_retry(attempt + 1, None, 1)
-
-
 @pytest.mark.parametrize(
     ("status", "said", "remedy"),
     [
@@ -71,19 +50,6 @@ def test_a_refusal_names_what_was_asked_why_not_and_the_way_out(status: int, sai
     assert 'nodes "x" not found' in error.message
     assert str(status) in error.message
     assert remedy in error.remedy
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.floats() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c)
-)
-
-
-@given(st.integers(300, 999), JSON | st.fixed_dictionaries({"message": JSON, "metadata": JSON}))
-def test_any_answer_is_an_error_of_one_line(status: int, document: object):
-    error = refusal(status, document, "list nodes")
-    assert error.message.isprintable()
-    assert len(error.message) < 800
-    assert error.status == status
 
 
 def test_an_expired_list_says_where_it_goes_on():

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cgpu.doctor.cluster import (
     DaemonSet,
@@ -157,30 +154,6 @@ def test_the_older_label_of_the_instance_type():
     assert facts_of_node(bare({"beta.kubernetes.io/instance-type": "ecs.gn7i-c8g1.2xlarge"})).value("instance")
 
 
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
-    lambda c: st.lists(c, max_size=3) | st.dictionaries(st.text(max_size=10), c, max_size=3),
-    max_leaves=10,
-)
-INFO = st.fixed_dictionaries(
-    {}, optional=dict.fromkeys(("kernelVersion", "osImage", "kubeletVersion", "containerRuntimeVersion"), JSON)
-)
-LABELS = st.dictionaries(
-    st.sampled_from([f"{DRIVER}.full", f"{DRIVER}.major", f"{DRIVER}.minor", "nvidia.com/gpu.count", "cgpu",
-                     "node.kubernetes.io/instance-type", "ack.aliyun.com/nvidia-driver-version"]), JSON)  # fmt: skip
-
-
-@given(
-    JSON | st.fixed_dictionaries({"name": JSON, "labels": JSON | LABELS}),
-    JSON | st.fixed_dictionaries({"nodeInfo": JSON | INFO, "capacity": JSON, "allocatable": JSON}),
-)
-def test_any_node_object_becomes_facts(metadata: object, status: object):
-    node = {"metadata": metadata, "status": status}
-    is_gpu_node(node)
-    facts = facts_of_node(node)
-    assert all(facts[name].known or facts[name].how for name in facts)
-
-
 # --- pods
 
 
@@ -200,12 +173,6 @@ def test_any_node_object_becomes_facts(metadata: object, status: object):
 )
 def test_the_gpus_of_a_pod(annotations: dict[str, str], gpus: tuple[str, ...]):
     assert gpus_of_pod({"metadata": {"annotations": annotations}}) == gpus
-
-
-@given(st.text(), JSON.map(json.dumps) | st.text())
-def test_any_annotations_name_gpus_or_none(index: str, allocation: str):
-    annotations = {"ALIYUN_COM_GPU_MEM_IDX": index, "scheduler.framework.gpushare.allocation": allocation}
-    assert all(gpu.isdecimal() for gpu in gpus_of_pod({"metadata": {"annotations": annotations}}))
 
 
 def test_pods_that_share_a_gpu():

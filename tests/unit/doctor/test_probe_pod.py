@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import gzip
 import hashlib
 import io
 import os
@@ -12,13 +11,10 @@ import subprocess
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from cgpu.doctor.probe_pod import (
     ProbeError,
@@ -283,13 +279,6 @@ def log(content: bytes, checksum: str | None = None) -> bytes:
     return b"noise\n-----BEGIN CGPU PROBE-----\n" + text + f"-----END CGPU PROBE {end}-----\n".encode()
 
 
-@given(st.binary(max_size=2_000), st.lists(st.integers(0, 4_000), max_size=6))
-def test_an_archive_comes_back_however_its_log_is_cut(content: bytes, cuts: list[int]):
-    text = log(content)
-    places = [0, *sorted(cuts), len(text)]
-    assert archive_of(text[a:b] for a, b in pairwise(places)) == content
-
-
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -317,35 +306,6 @@ def test_a_log_without_end_is_refused():
     with pytest.raises(ProbeError, match="larger than 48 MiB"):
         archive_of(endless())
     assert read == 49
-
-
-def reason(content: bytes, folder: Path) -> str:
-    """Why it can't be unpacked; empty when it was."""
-    try:
-        unpack(content, folder)
-    except ProbeError as error:
-        return str(error)
-    return ""
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.binary(max_size=500), st.booleans())
-def test_any_bytes_are_an_archive_or_a_reason(tmp_path_factory: pytest.TempPathFactory, content: bytes, packed: bool):
-    assert reason(gzip.compress(content) if packed else content, tmp_path_factory.mktemp("unpacked")).isprintable()
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.data())
-def test_a_damaged_archive_is_a_reason(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject):
-    plain = bytearray(
-        gzip.decompress(archive([(tarfile.TarInfo("a/b"), b"content" * 50), (tarfile.TarInfo("c"), b"")]))
-    )
-    for _ in range(data.draw(st.integers(1, 4))):
-        plain[data.draw(st.integers(0, 1_200))] = data.draw(st.integers(0, 255))
-    folder = tmp_path_factory.mktemp("unpacked") / "inner"
-    folder.mkdir()
-    assert reason(gzip.compress(bytes(plain)), folder).isprintable()
-    assert [path.name for path in folder.parent.iterdir()] == ["inner"]
 
 
 def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
