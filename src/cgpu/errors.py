@@ -12,6 +12,7 @@
     |   +-- CapacityError       more than what is left of the card, or the 21st tenant
     |   +-- ForbiddenError      the caller may look, but not change
     +-- AgentError              the agent does not run or does not answer        exit 4
+    +-- ClusterError            the Kubernetes API does not answer or refuses    exit 3
     +-- DriverError             NVML or libcuda is missing or failed             exit 5
     +-- RegionError             a region file is foreign, truncated or damaged   exit 6
     +-- StateError              the checkpoint or the agent's folder is unusable exit 6
@@ -109,6 +110,13 @@ class AgentError(CgpuError):
 
     exit_code = 4
     code = "agent"
+
+
+class ClusterError(CgpuError):
+    """The Kubernetes API cannot be asked: no kubeconfig, unreachable, not trusted, not allowed."""
+
+    exit_code = 3
+    code = "cluster"
 
 
 class DriverError(CgpuError):
