@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from cgpu.compat.dataset import shipped
 from cgpu.doctor.facts import Fact, Facts
+from cgpu.doctor.node_checks import ALIBABA_DAEMONSETS
 from cgpu.errors import FactError
 
 GPU_MEMORY: Final = "aliyun.com/gpu-mem"
@@ -202,14 +203,6 @@ class PodCounts:
 
 # --- DaemonSets
 
-_ALIBABAS: Final = frozenset(
-    {
-        "cgpu-installer", "cgpu-core-installer", "gpushare-device-plugin-ds", "gpushare-core-device-plugin-ds",
-        "gpushare-mps-device-plugin-ds", "gputopo-device-plugin-ds", "migparted-device-plugin",
-        "nvidia-device-plugin-recover", "device-plugin-evict", "device-plugin-recover", "device-plugin-evict-ds",
-        "device-plugin-recover-ds",
-    }
-)  # fmt: skip
 _NAME_LABEL: Final = "app.kubernetes.io/name"
 _OURS: Final = "cgpu"
 
@@ -237,7 +230,7 @@ def gpu_daemon_set(item: Mapping[str, Any]) -> DaemonSet | None:
     """The DaemonSet when it is one of Alibaba's for GPUs, or ours; None for every other."""
     metadata = _mapping(item.get("metadata"))
     name, labels = str(metadata.get("name")), _mapping(metadata.get("labels"))
-    if name not in _ALIBABAS and labels.get(_NAME_LABEL) != _OURS:
+    if name not in ALIBABA_DAEMONSETS and labels.get(_NAME_LABEL) != _OURS:
         return None
     spec = _mapping(_mapping(_mapping(item.get("spec")).get("template")).get("spec"))
     affinity = _mapping(_mapping(spec.get("affinity")).get("nodeAffinity"))
