@@ -23,6 +23,8 @@ Only ``cgpu.cli.main`` turns these into exit codes and only ``cgpu.agent.api`` i
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class CgpuError(Exception):
     """An error that names its cause and, where there is one, the way out (``remedy``)."""
@@ -34,6 +36,11 @@ class CgpuError(Exception):
         super().__init__(message)
         self.message = message
         self.remedy = remedy
+
+    @classmethod
+    def received(cls, message: str, remedy: str) -> Self:
+        """The error that another process has told in these words."""
+        return cls(message, remedy)
 
     def __str__(self) -> str:
         return f"{self.message} ({self.remedy})" if self.remedy else self.message
@@ -58,8 +65,14 @@ class FactError(UsageError):
     code = "fact"
 
     def __init__(self, field: str, message: str, remedy: str = "") -> None:
-        super().__init__(f"{field}: {message}", remedy)
+        super().__init__(f"{field}: {message}" if field else message, remedy)
         self.field = field
+
+    @classmethod
+    def received(cls, message: str, remedy: str) -> Self:
+        """The error that another process has told in these words."""
+        field, separator, text = message.partition(": ")
+        return cls(field, text, remedy) if separator else cls("", message, remedy)
 
 
 class DataError(UsageError):

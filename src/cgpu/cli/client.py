@@ -98,7 +98,8 @@ def gpu_path(name: str) -> str:
 def error_from(document: Mapping[str, Any]) -> CgpuError:
     """The exception whose JSON the agent sent."""
     kinds = {kind.code: kind for kind in _kinds(CgpuError)}
-    return kinds.get(document.get("code", ""), CgpuError)(document.get("message", ""), document.get("remedy", ""))
+    kind = kinds.get(document.get("code", ""), CgpuError)
+    return kind.received(document.get("message", ""), document.get("remedy", ""))
 
 
 def _kinds(kind: type[CgpuError]) -> Iterator[type[CgpuError]]:
