@@ -177,7 +177,7 @@ _TREES: Final[Mapping[str, _Tree]] = {
             **_pci("0000:00:01.1", "0x8086", "0x010180"),
             **_kubelet("none"),
             **_outputs(
-                nvidia_ctk="NVIDIA Container Toolkit CLI version 1.13.5\ncommit: 6b8589dcb4dead72ab64f14a5912886e6165c079",
+                nvidia_ctk="NVIDIA Container Toolkit CLI version 1.13.5\ncommit: 6b8589d",
                 containerd="containerd containerd.io 1.6.28 ae07eda36dd25f8a1b98dfbf587313b99c0190bb",
                 runc="runc version 1.1.12\ncommit: v1.1.12-0-g51d5e94\nspec: 1.0.2-dev",
                 kubelet="Kubernetes v1.28.9-aliyun.1",
@@ -264,7 +264,7 @@ _TREES: Final[Mapping[str, _Tree]] = {
             **_gpu("0000:00:07.0", "NVIDIA A10", _A10),
             **_kubelet("none"),
             **_outputs(
-                containerd="containerd github.com/containerd/containerd/v2 v2.1.3 c787fb98911740dd3ff2d0e45ce88cdf01410486",
+                containerd="containerd github.com/containerd/containerd/v2 v2.1.3 c787fb9",
                 kubelet="Kubernetes v1.32.1-aliyun.1",
                 rpm=(
                     "nvidia-container-toolkit 1.17.5-1\nglibc 2.32-1.21.al8.lifsea8\nrunc 1.2.5-1\n"
