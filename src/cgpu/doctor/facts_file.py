@@ -95,7 +95,8 @@ def _checked(kind: FactKind, value: Value, name: str) -> Any:
     for text in _texts(kind, value):
         if text.kind in _READ_AS:
             message = f"{_place(text, name)}{shown(text.text)} is read as {_READ_AS[text.kind]}, not as a text"
-            raise FactError(kind.name, message, f'write it in quotes: "{shown(text.text)}"')
+            written = shown(text.text) if text.text else ""
+            raise FactError(kind.name, message, f'write it in quotes: "{written}"')
     plain = _plain_value(value)
     try:
         check_value(kind, plain)

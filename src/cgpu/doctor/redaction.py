@@ -34,14 +34,6 @@ _Replacement = str | Callable[[re.Match[str]], str]
 _Rule = tuple[re.Pattern[str], _Replacement]
 
 
-def _redact_assignment(match: re.Match[str]) -> str:
-    value = match["value"]
-    if match["word"]:
-        return f"{match['key']}{match['separator']}{_redact_word(value)}"
-    quote = '"' if value[0] in "\"'\\" else ""
-    return f"{match['key']}{match['separator']}{quote}{REDACTED}{quote}"
-
-
 def _redact_word(word: str) -> str:
     """What closes a bracket or a quotation behind a word is not part of it."""
     secret = word.rstrip(_CLOSING)
@@ -72,33 +64,35 @@ _SECRET_OBJECT: Final = re.compile(r"""\bkind\\*["']?\s*:\s*\\*["']?Secret(?:Lis
 _SECRET_DATA: Final = re.compile(r"""(?P<key>\b(?:data|stringData)\\*["']?\s*:[ \t]*)(?=\S)(?!<redacted>)[^\n]+""")
 
 _VALUE: Final = rf"(?:{_STRING}|[\"'][^\n]*|(?P<word>\S+))"
+# Before all others: a user in it may be called x-access-token.
+_URL: Final[_Rule] = (
+    re.compile(r"(?P<scheme>(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#\"'<>]+@"),
+    rf"\g<scheme>{REDACTED}@",
+)
 _NAMED: Final[tuple[_Rule, ...]] = (
     # --password x, --token=x, "--password", "x", and in YAML `- --password` with `- x` below it.
     (
         re.compile(
-            rf"(?P<head>(?<![\w-])--?[\w.-]*?(?:{_WORDS})[\w.-]*(?:=|[ \t]+|[\"']?\s*,\s*|[\"']?[ \t]*\n[ \t]*-[ \t]+))"
+            rf"(?P<head>(?<![\w.-])--?(?:(?=[\w.-]*?(?:{_WORDS}))[\w.-]++|auths?(?![\w.-]))"
+            r"(?:=|[ \t]+|[\"']?\s*,\s*|[\"']?[ \t]*\n[ \t]*-[ \t]+))"
             rf"(?![-\s]){_VALUE}",
             re.IGNORECASE,
         ),
         _redact_headed,
     ),
-    # "password": "x", {\"password\":\"x\"}, password='x', password=x, password = x, Authorization: Bearer x
     (
-        re.compile(
-            rf"(?P<key>(?:{_WORDS}|(?<!\w)auths?(?=\W))[\w.-]*(?:\\*[\"'])?)(?P<separator>[ \t]*[:=][ \t]*)"
-            rf"(?P<value>{_STRING}|(?P<quote>\\+[\"'])(?:(?!(?P=quote))[^\n])*(?P=quote)"
-            rf"|(?<==)(?P<word>[^\s\"'\\]\S*)|(?=\S)[^\n]+)",
-            re.IGNORECASE,
-        ),
-        _redact_assignment,
+        re.compile(rf"(?P<head><(?=[\w:.-]*?(?:{_WORDS}))[\w:.-]++>)[^<]+(?=</)(?P<word>)", re.IGNORECASE),
+        _redact_headed,
     ),
-    (re.compile(rf"(?P<head><[\w:.-]*?(?:{_WORDS})[\w.-]*>)[^<]+(?=</)(?P<word>)", re.IGNORECASE), _redact_headed),
+)
+# "password": "x", {\"password\":\"x\"}, password='x', password=x, password = x, Authorization: Bearer x
+_NAME: Final = re.compile(rf"{_WORDS}|(?<!\w)auths?(?!\w)", re.IGNORECASE)
+_NAMES_END: Final = re.compile(r"[\w.-]*(?:\\*[\"'])?")
+_ASSIGNED: Final = re.compile(
+    rf"(?P<separator>[ \t]*[:=][ \t]*)(?P<value>{_STRING}|(?P<quote>\\+[\"'])(?:(?!(?P=quote))[^\n])*(?P=quote)"
+    r"|(?<==)(?P<word>[^\s\"'\\]\S*)|(?=\S)[^\n]+)"
 )
 _FORMS: Final[tuple[_Rule, ...]] = (
-    (
-        re.compile(r"(?P<scheme>(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#\"'<>]+@"),
-        rf"\g<scheme>{REDACTED}@",
-    ),
     (re.compile(r"(?P<head>(?<!\S)(?:-u|--user)[= \t]+)(?P<word>[^\s:]+:\S+)"), _redact_headed),
     (re.compile(r"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]{4,}(?:\.[A-Za-z0-9_-]*)*"), REDACTED),
     (re.compile(r"\b(?P<kind>bearer[ \t]+)[A-Za-z0-9._~+/=-]{8,}", re.IGNORECASE), rf"\g<kind>{REDACTED}"),
@@ -177,10 +171,39 @@ def _redact_once(text: str, environment: bool) -> str:
         text = _SECRET_DATA.sub(rf"\g<key>{REDACTED}", text)
     if environment and "\0" in text:
         text = _SEPARATED_BY_NUL.sub(rf"\g<name>{REDACTED}", text)
-    named = _NAMED if _SECRET_NAME.search(text) or "auth" in text.lower() else ()
-    for pattern, replacement in (*named, *_FORMS, *(_ENVIRONMENT if environment else ()), *_ADDRESSES):
+    text = _applied((_URL,), text)
+    if _NAME.search(text):
+        text = _redact_assignments(_applied(_NAMED, text))
+    return _applied((*_FORMS, *(_ENVIRONMENT if environment else ()), *_ADDRESSES), text)
+
+
+def _applied(rules: tuple[_Rule, ...], text: str) -> str:
+    for pattern, replacement in rules:
         text = pattern.sub(replacement, text)
     return text
+
+
+def _redact_assignments(text: str) -> str:
+    """The values of what is named like a secret. Each word is looked at once, however often it names one."""
+    kept: list[str] = []
+    done = 0
+    while (name := _NAME.search(text, done)) is not None:
+        end = _NAMES_END.match(text, name.end())
+        behind = end.end() if end else name.end()
+        assigned = _ASSIGNED.match(text, behind)
+        kept.append(text[done:behind])
+        done = behind
+        if assigned is not None:
+            kept.append(assigned["separator"] + _redact_value(assigned))
+            done = assigned.end()
+    return "".join([*kept, text[done:]])
+
+
+def _redact_value(assigned: re.Match[str]) -> str:
+    if assigned["word"]:
+        return _redact_word(assigned["word"])
+    quote = '"' if assigned["value"][0] in "\"'\\" else ""
+    return f"{quote}{REDACTED}{quote}"
 
 
 def _redact_pem(text: str) -> str:
@@ -204,24 +227,26 @@ def _redact_pem(text: str) -> str:
 def _redact_blocks(text: str, secrets: bool, environment: bool) -> str:
     """What is indented below a key that is named like a secret: block texts, lists and mappings.
 
-    With ``secrets`` also below ``data``, and with ``environment`` the value that follows a name.
+    With ``secrets`` also below ``data``, and with ``environment`` the ``value`` that stands by a ``name``.
     """
     lines = text.split("\n")
     kept: list[str] = []
-    index, above = 0, ""
+    index, named_column = 0, -1
     while index < len(lines):
         line = lines[index]
         index += 1
         match = _LINE_KEY.match(line)
-        name = match["name"] if match else ""
-        variable = environment and name == "value" and above == "name"
-        if match and (variable or _SECRET_NAME.search(name) or (secrets and name in ("data", "stringData"))):
-            end = _end_of_block(lines, index, len(match["lead"]))
-            if end > index or (variable and line[match.end() :].strip()):
-                line = f"{line[: match.end()]} {REDACTED}"
-            index = end
+        if match is not None:
+            name, column = match["name"], len(match["lead"])
+            variable = environment and name == "value" and column == named_column
+            if variable or _SECRET_NAME.search(name) or (secrets and name in ("data", "stringData")):
+                end = _end_of_block(lines, index, column)
+                if end > index or (variable and line[match.end() :].strip()):
+                    line = f"{line[: match.end()]} {REDACTED}"
+                index = end
+            if column <= named_column or name == "name":
+                named_column = column if name == "name" else -1
         kept.append(line)
-        above = name
     return "\n".join(kept)
 
 

@@ -108,6 +108,11 @@ def expected(name: str) -> dict[str, object]:
     return dict(_TREES[name].facts)
 
 
+def texts(name: str) -> tuple[str, ...]:
+    """What is in the tree's files."""
+    return tuple(_TREES[name].files.values())
+
+
 def put(root: Path, path: str, text: str | bytes) -> Path:
     """Write one file of a tree."""
     file = root / path
