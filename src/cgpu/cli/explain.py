@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from cgpu.cli import render
+from cgpu.cli.compat import add_data, dataset_of
 from cgpu.cli.parsers import Subparsers, add_verb
 from cgpu.errors import UsageError
 from cgpu.settings import Settings
@@ -53,7 +54,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--context", metavar="NAME", help="of the kubeconfig; with --pod")
     parser.add_argument("--facts", metavar="FILE", help="facts of the node where it happened, as YAML or JSON")
     parser.add_argument("--node", action="store_true", help="it happened on this node: look at its versions")
-    parser.add_argument("--data", metavar="FILE", help="compatibility data of your own, over the shipped one")
+    add_data(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -62,7 +63,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:  # noqa: ARG001
     from cgpu.doctor.codes import code_of
 
     _check(options)
-    dataset = _dataset(options.data)
+    dataset = dataset_of(options)
     code = None if options.text is None else code_of(options.text)
     if code is not None:
         return _explain_code(code, dataset, as_json=options.json)
@@ -101,12 +102,6 @@ def _read(path: str) -> str:
         raise UsageError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not a text", "it has to be UTF-8") from error
-
-
-def _dataset(path: str | None) -> Dataset:
-    from cgpu.compat.dataset import overlaid, shipped
-
-    return shipped() if path is None else overlaid(shipped(), _read(path), path)
 
 
 def _facts(options: argparse.Namespace) -> Facts | None:

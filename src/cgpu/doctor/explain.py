@@ -7,9 +7,10 @@ depend on how the stream was cut.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from typing import Any, Final
 
 from cgpu.doctor.failures import Catalogue, Failure, Pattern
@@ -74,7 +75,7 @@ class _Sight:
     failure: Failure
     confidence: Confidence
     line: int
-    text: str
+    text: Callable[[], str]  # made only for evidence that is kept
 
 
 class Recogniser:
@@ -131,7 +132,7 @@ class Recogniser:
         if known is not None and not better:
             self._findings[known.id] = replace(known, count=count)
             return None
-        finding = Finding(sight.failure, sight.confidence, sight.line, sight.text, count)
+        finding = Finding(sight.failure, sight.confidence, sight.line, sight.text(), count)
         self._findings[finding.id] = finding
         return finding
 
@@ -155,7 +156,7 @@ class Recogniser:
                 if span is None:
                     continue
                 if not self._repeats(kinds, window, span[1]):
-                    yield _Sight(failure, confidence, window.number, _text(window, *span))
+                    yield _Sight(failure, confidence, window.number, partial(_text, window, *span))
                 break
 
     def _repeats(self, kinds: Sequence[object], window: Window, end: int) -> bool:
@@ -173,7 +174,7 @@ class Recogniser:
                 continue
             evidence = self._reports.see(event.mark, window.number, _text(window, event.offset, event.end))
             if evidence is not None:
-                yield _Sight(failure, Confidence.POSSIBLE, evidence.line, evidence.text)
+                yield _Sight(failure, Confidence.POSSIBLE, evidence.line, partial(str, evidence.text))
 
 
 def recognise(text: bytes | str, catalogue: Catalogue) -> tuple[Finding, ...]:

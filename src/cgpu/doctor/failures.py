@@ -180,7 +180,7 @@ def affected_text(issue: Issue) -> str:
     """Such as ``cGPU 1.0.10 and earlier with nvidia-container-toolkit 1.11 and later``."""
     conditions = " and ".join(condition for condition, _ in _conditions(issue))
     if issue.affected is None and not conditions:
-        return ""
+        return "not stated"
     versions = f"cGPU {bound_text(issue.affected.text)}" if issue.affected is not None else "every cGPU version"
     return f"{versions} with {conditions}" if conditions else versions
 

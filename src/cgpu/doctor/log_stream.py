@@ -138,8 +138,9 @@ class LogStream:
         if not pieces:
             return
         pieces = self._waiting + pieces
-        # A window ends with a piece that was cut, so it may be complete with fewer lines.
-        complete = max(0, len(pieces) - (WINDOW_LINES - 1))
+        # A window ends with a piece that was cut, so those up to the last one are complete.
+        cut = next((index for index in range(len(pieces), 0, -1) if pieces[index - 1].cut), 0)
+        complete = max(cut, len(pieces) - (WINDOW_LINES - 1))
         self._waiting = pieces[complete:]
         yield from self._windows(pieces, complete)
 

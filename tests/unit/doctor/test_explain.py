@@ -63,7 +63,7 @@ def test_what_is_affected_reads_as_a_sentence():
     assert affected == {
         "kernel-panic": "cGPU 1.5.7 and earlier",
         "container-os-hook": "cGPU 1.5.18 and earlier with Alibaba Cloud's container-optimized OS",
-        "modprobe": "",
+        "modprobe": "not stated",
         "create-timeout": "cGPU 1.0.10 and earlier with nvidia-container-toolkit 1.11 and later",
         "pod-limit": "every cGPU version with more than 20 pods on one GPU",
         "nvml-init": "cGPU 1.5.2 and earlier with a GPU driver that was released after 2023-07-31",
