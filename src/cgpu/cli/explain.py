@@ -106,9 +106,10 @@ def _read(path: str) -> str:
 
 def _facts(options: argparse.Namespace) -> Facts | None:
     if options.facts is not None:
+        text = _read(options.facts)
         from cgpu.doctor.facts_file import parse_facts
 
-        return parse_facts(_read(options.facts), options.facts)
+        return parse_facts(text, options.facts)
     if options.node:
         from cgpu.doctor.probes import HostCommands, probe_node
 
