@@ -27,7 +27,8 @@
 #define CG_NULL(stream) ((stream) ? (stream) : CU_STREAM_LEGACY)
 #define CG_PTSZ(stream) ((stream) ? (stream) : CU_STREAM_PER_THREAD)
 
-/* One line on stderr, prefixed "cgpu: ", at most once per call site and process. */
+/* One line on stderr, prefixed "cgpu: ", at most once per call site and process. It ends with a code that
+ * `cgpu explain` knows: src/cgpu/doctor/data/codes.toml has each format. */
 void cg_say_once(bool *said, const char *format, ...) __attribute__((format(printf, 2, 3)));
 #define cg_say(...)                      \
   do {                                   \

@@ -72,7 +72,7 @@ static struct real real(void) {
   };
   if (real.dlvsym) return real;
   if (!dl_iterate_phdr(visit_libc, &real)) {
-    cg_say("no dlsym in this process's libc: names cannot be looked up");
+    cg_say("no dlsym in this process's libc: names cannot be looked up [CGPU-SHIM-DLSYM]");
     return (struct real){NULL, NULL};
   }
   atomic_store_explicit(&found_dlsym, real.dlsym, memory_order_relaxed);
@@ -149,7 +149,8 @@ static void name_second_copy(const struct cg_library *library, const void *funct
   struct copy copy = {.function = function, .soname = library->soname};
   dl_iterate_phdr(visit_copy, &copy);
   if (copy.found)
-    cg_say("this process has loaded two copies of %s: what it does through the second one is not held to its share",
+    cg_say("this process has loaded two copies of %s: what it does through the second one is not held to its share "
+           "[CGPU-SHIM-TWO-COPIES]",
            library->soname);
 }
 

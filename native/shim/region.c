@@ -61,12 +61,13 @@ static void *map_file(const char *folder, const char *name, uint64_t magic, size
   snprintf(path, sizeof path, "%s/%s", folder, name);
   int fd = open(path, open_flags | O_CLOEXEC | O_NOCTTY);
   if (fd < 0) {
-    cg_say("memory is refused: cannot open %s: %s", path, strerror(errno));
+    cg_say("memory is refused: cannot open %s: %s [CGPU-SHIM-OPEN]", path, strerror(errno));
     return NULL;
   }
   struct stat status;
   if (fstat(fd, &status) != 0 || !S_ISREG(status.st_mode) || (uint64_t)status.st_size < bytes) {
-    cg_say("memory is refused: %s is truncated: %lld bytes, expected %zu", path, (long long)status.st_size, bytes);
+    cg_say("memory is refused: %s is truncated: %lld bytes, expected %zu [CGPU-SHIM-TRUNCATED]", path,
+           (long long)status.st_size, bytes);
     close(fd);
     return NULL;
   }
@@ -74,18 +75,18 @@ static void *map_file(const char *folder, const char *name, uint64_t magic, size
   int error = errno;
   close(fd);
   if (memory == MAP_FAILED) {
-    cg_say("memory is refused: cannot map %s: %s", path, strerror(error));
+    cg_say("memory is refused: cannot map %s: %s [CGPU-SHIM-MAP]", path, strerror(error));
     return NULL;
   }
   const struct cgpu_grants_header *header = memory; /* both files begin alike */
   if (__atomic_load_n(&header->magic, __ATOMIC_ACQUIRE) != magic) {
-    cg_say("memory is refused: %s is not a file of cgpu", path);
+    cg_say("memory is refused: %s is not a file of cgpu [CGPU-SHIM-FOREIGN]", path);
   } else if (header->major != CGPU_REGION_MAJOR) {
-    cg_say("memory is refused: %s has version %u, this library knows version %u", path, header->major,
-           CGPU_REGION_MAJOR);
+    cg_say("memory is refused: %s has version %u, this library knows version %u [CGPU-SHIM-VERSION]", path,
+           header->major, CGPU_REGION_MAJOR);
   } else if (header->size_bytes > (uint64_t)status.st_size) {
-    cg_say("memory is refused: %s is truncated: %lld bytes, expected %llu", path, (long long)status.st_size,
-           (unsigned long long)header->size_bytes);
+    cg_say("memory is refused: %s is truncated: %lld bytes, expected %llu [CGPU-SHIM-TRUNCATED]", path,
+           (long long)status.st_size, (unsigned long long)header->size_bytes);
   } else {
     return memory;
   }
@@ -113,7 +114,7 @@ static void find_and_map(struct cg_files *files) {
   if (!folder) return; /* CG_REGION_NONE */
   files->state = CG_REGION_BROKEN;
   if (snprintf(files->locks, sizeof files->locks, "%s/locks", folder) >= (int)sizeof files->locks) {
-    cg_say("memory is refused: the path in CGPU_REGION is too long");
+    cg_say("memory is refused: the path in CGPU_REGION is too long [CGPU-SHIM-PATH]");
     return;
   }
   files->grants = map_file(folder, "grants", CGPU_GRANTS_MAGIC, sizeof(struct cgpu_grants), O_RDONLY, PROT_READ);
@@ -122,7 +123,7 @@ static void find_and_map(struct cg_files *files) {
       map_file(folder, "usage", CGPU_USAGE_MAGIC, sizeof(struct cgpu_usage), O_RDWR, PROT_READ | PROT_WRITE);
   if (!files->usage) return;
   if (access(files->locks, W_OK) != 0) {
-    cg_say("memory is refused: cannot write %s: %s", files->locks, strerror(errno));
+    cg_say("memory is refused: cannot write %s: %s [CGPU-SHIM-LOCKS]", files->locks, strerror(errno));
     return;
   }
   files->state = CG_REGION_READY;

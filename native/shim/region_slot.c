@@ -164,12 +164,12 @@ bool cg_slot_register(struct cg_process *process) {
   const struct cg_files *files = cg_files();
   cg_slot_forget_parent(); /* a child that was not made by fork() of the C library */
   if (!holder_valid() && !open_holder(files->locks)) {
-    cg_say("memory is refused: cannot open %s: %s", files->locks, strerror(errno));
+    cg_say("memory is refused: cannot open %s: %s [CGPU-SHIM-OPEN]", files->locks, strerror(errno));
     return false;
   }
   unsigned slot = take_slot(files->usage);
   if (slot == CGPU_NO_SLOT) {
-    cg_say("memory is refused: this tenant already has %u processes on the GPU", CGPU_MAX_SLOTS);
+    cg_say("memory is refused: this tenant already has %u processes on the GPU [CGPU-SHIM-PROCESSES]", CGPU_MAX_SLOTS);
     return false;
   }
   fill_slot(files->usage, slot, process->driver_version);

@@ -88,7 +88,8 @@ void cg_export_offer(uint64_t digest, uint64_t object, int fd) {
     __atomic_store_n(&row->key, digest, __ATOMIC_RELEASE);
     return;
   }
-  cg_say("the tenant shares more than %u blocks between its processes; further ones cannot be opened", CGPU_MAX_EXPORTS);
+  cg_say("the tenant shares more than %u blocks between its processes; further ones cannot be opened [CGPU-SHIM-EXPORTS]",
+         CGPU_MAX_EXPORTS);
 }
 
 bool cg_export_open(uint64_t digest) {
@@ -104,7 +105,7 @@ bool cg_export_open(uint64_t digest) {
     if (!living(usage, importer) && swap(&row->importer[i], importer, self_word())) return true;
   }
   cg_block_count(CG_KIND_OPENED, digest, -1);
-  cg_say("more than %u processes of the tenant open the same block", CGPU_EXPORT_IMPORTERS);
+  cg_say("more than %u processes of the tenant open the same block [CGPU-SHIM-IMPORTERS]", CGPU_EXPORT_IMPORTERS);
   return false;
 }
 

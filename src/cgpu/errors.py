@@ -17,13 +17,23 @@
     +-- RegionError             a region file is foreign, truncated or damaged   exit 6
     +-- StateError              the checkpoint or the agent's folder is unusable exit 6
 
+Each class has a `code`, which the API sends; its public form (``CGPU-CAPACITY``) is what a user sees and what
+``cgpu explain`` answers to.
+
 Only ``cgpu.cli.main`` turns these into exit codes and only ``cgpu.agent.api`` into HTTP statuses.
 ``cgpu run`` otherwise exits as its child does: its code, or 128 + the signal's number.
 """
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Final, Self
+
+PUBLIC_PREFIX: Final = "CGPU-"
+
+
+def public_code(code: str) -> str:
+    """The form of a code that users see: ``CGPU-NO-SUCH-GPU`` of ``no_such_gpu``."""
+    return PUBLIC_PREFIX + code.upper().replace("_", "-")
 
 
 class CgpuError(Exception):
@@ -41,6 +51,11 @@ class CgpuError(Exception):
     def received(cls, message: str, remedy: str) -> Self:
         """The error that another process has told in these words."""
         return cls(message, remedy)
+
+    @property
+    def public_code(self) -> str:
+        """What a user sees, such as ``CGPU-CAPACITY``."""
+        return public_code(self.code)
 
     def __str__(self) -> str:
         return f"{self.message} ({self.remedy})" if self.remedy else self.message

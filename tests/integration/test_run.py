@@ -62,7 +62,7 @@ def test_the_command_gets_no_descriptor_and_no_ignored_signal_of_ours(node: Node
 
 def test_a_command_that_is_not_there_or_cannot_be_executed(node: Node, tmp_path: Path):
     missing = node.cgpu(*RUN, "--", "no-such-command")
-    assert (missing.returncode, missing.stderr) == (127, "cgpu: no-such-command: no such command\n")
+    assert (missing.returncode, missing.stderr) == (127, "cgpu: no-such-command: no such command [CGPU-COMMAND]\n")
     plain = tmp_path / "plain"
     plain.write_text("text")
     assert node.cgpu(*RUN, "--", str(plain)).returncode == 126

@@ -14,6 +14,7 @@ from cgpu.cli import (
     compat,
     demo,
     doctor,
+    explain,
     info,
     policy,
     ps,
@@ -27,7 +28,7 @@ from cgpu.cli.watch import discard_output
 from cgpu.errors import CgpuError, UsageError
 from cgpu.settings import Settings
 
-_VERBS: Final = (run, ps, top, smi, set, policy, account, info, doctor, compat, agent, sim, demo)
+_VERBS: Final = (run, ps, top, smi, set, policy, account, info, doctor, compat, explain, agent, sim, demo)
 _INTERRUPTED: Final = 130  # 128 + SIGINT, as a shell has it
 _EPILOG = """\
 exit codes:
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = build_parser().parse_args(arguments)
         return int(options.run(options, Settings.from_environment()))
     except CgpuError as error:
-        print(f"cgpu: {error.message}", file=sys.stderr)
+        print(f"cgpu: {error.message} [{error.public_code}]", file=sys.stderr)
         if error.remedy:
             print(f"      {error.remedy}", file=sys.stderr)
         return error.exit_code

@@ -20,7 +20,7 @@ from cgpu.adapters.native import SHIM, content_named_copy, native_library
 from cgpu.cli.client import AgentClient, SilentAgentError, tenant_path
 from cgpu.cli.parsers import Subparsers, add_share, add_verb, share_amounts
 from cgpu.cli.private_agent import agent_or_private
-from cgpu.errors import AgentError, UsageError
+from cgpu.errors import AgentError, UsageError, public_code
 from cgpu.settings import Settings
 from cgpu.sim.machine import SimMachine
 
@@ -134,5 +134,5 @@ def _become(command: list[str], environment: dict[str, str]) -> int:
             message, code = "no such command", _NOT_FOUND
     except OSError as error:
         message, code = str(error.strerror), _NOT_EXECUTABLE
-    print(f"cgpu: {command[0]}: {message}", file=sys.stderr)
+    print(f"cgpu: {command[0]}: {message} [{public_code('command')}]", file=sys.stderr)
     return code
