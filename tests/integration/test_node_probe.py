@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import yaml
-from cgpu.doctor.probes import probe_node
 
 import cgpu
 from cgpu.adapters import kube
@@ -22,6 +21,7 @@ from cgpu.adapters.cluster_facts import ProbeOptions, facts_of_cluster
 from cgpu.adapters.node_probe import has_owner_ended, owner_of
 from cgpu.doctor.facts import Facts
 from cgpu.doctor.probe_pod import NAME, NAME_LABEL, OWNER_LABEL, RUN_LABEL
+from cgpu.doctor.probes import probe_node
 from tests.integration import fake_kubelet
 from tests.integration.cluster_objects import gpu_node, plain_node
 from tests.integration.fake_api import Asked, FakeApi, Fault, until

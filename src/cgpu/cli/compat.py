@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from cgpu.cli import render
 from cgpu.cli.parsers import Subparsers, add_json, add_verb
+from cgpu.cli.small_files import add_data, dataset_of
 from cgpu.compat.advice import Advice, advise, fitting_versions
 from cgpu.compat.alibaba import check, not_checked
-from cgpu.compat.dataset import Dataset, overlaid, shipped
+from cgpu.compat.dataset import Dataset
 from cgpu.compat.export import FORMATS, about, date_line, export
 from cgpu.compat.ours import check_ours
 from cgpu.compat.verdict import Check, Verdict, worst
@@ -60,25 +60,6 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     add_data(parser)
     parser.add_argument("--export", metavar="FORM", choices=FORMATS, help="print all the data: json, csv or markdown")
     add_json(parser)
-
-
-def add_data(parser: argparse.ArgumentParser) -> None:
-    """``--data``, the user's own rows."""
-    parser.add_argument(
-        "--data", metavar="FILE", type=Path, help="TOML with rows that are added to the data, or override it"
-    )
-
-
-def dataset_of(options: argparse.Namespace) -> Dataset:
-    """The data that is asked for. Raises DataError, or UsageError where the file cannot be read."""
-    if options.data is None:
-        return shipped()
-    try:
-        text = options.data.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text"
-        raise UsageError(f"{options.data}: {reason}", "--data names a TOML file") from error
-    return overlaid(shipped(), text, options.data.name)
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:  # noqa: ARG001 - no agent is asked

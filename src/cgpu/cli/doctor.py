@@ -30,7 +30,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 def run(options: argparse.Namespace, _settings: Settings) -> int:
     """Examine and report. Returns one of ``cgpu.doctor.outcome.Exit``."""
-    from cgpu.cli.doctor_sources import dataset_of
+    from cgpu.cli.small_files import dataset_of
 
     doctor_options.check_options(options)
     dataset = dataset_of(options)

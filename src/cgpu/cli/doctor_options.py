@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from cgpu.cli.parsers import Subparsers, Verb, add_verb
+from cgpu.cli.small_files import add_data
 from cgpu.errors import UsageError
 
 EXAMPLES = """\
@@ -57,9 +58,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser], run: Verb) -> No
     what = parser.add_argument_group("what is checked")
     what.add_argument("--to", metavar="FACT=VALUE,...", help="what these changes would break and mend")
     what.add_argument("--ours", action="store_true", help="whether our own agent would work there, too")
-    what.add_argument(
-        "--data", metavar="FILE", type=Path, help="compatibility data of your own (TOML): adds and overrides rows"
-    )
+    add_data(what)
     form = parser.add_argument_group("how it is printed")
     form.add_argument(
         "--json", action="store_true", help="print JSON; --facts reads the facts of one node back from it"

@@ -8,24 +8,15 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
-from cgpu.compat.dataset import Dataset, overlaid, shipped
+from cgpu.cli.small_files import STDIN, called, read_text
 from cgpu.doctor.facts import Facts
-from cgpu.errors import UsageError
 
-_MOST_BYTES: Final = 1 << 20
 _PROGRESS_SECONDS: Final = 0.2
 _NODE: Final = Path("/")
 
 Progress = Callable[[int, int | None], None]
-
-
-def dataset_of(options: argparse.Namespace) -> Dataset:
-    """The data that came with this software, with the rows of ``--data`` over it."""
-    if options.data is None:
-        return shipped()
-    return overlaid(shipped(), read_text(str(options.data)), str(options.data))
 
 
 def facts_of(options: argparse.Namespace) -> Generator[tuple[str, Facts], None, None]:
@@ -43,29 +34,6 @@ def facts_of(options: argparse.Namespace) -> Generator[tuple[str, Facts], None, 
         yield "", _of_node(options)
 
 
-def read_text(path: str) -> str:
-    """A small text file, or stdin (``-``). Raises UsageError for one that is not."""
-    name = "stdin" if path == "-" else path
-    try:
-        if path == "-":
-            data = _read(sys.stdin.buffer)
-        else:
-            with Path(path).open("rb") as file:
-                data = _read(file)
-        text = data.decode("utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"{name}: {error.strerror}", "name a file that can be read") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{name} is not UTF-8: byte {error.start}", "write it as UTF-8 text") from error
-    if len(data) > _MOST_BYTES:
-        raise UsageError(f"{name} is larger than {_MOST_BYTES} bytes", "is it the right file?")
-    return text
-
-
-def _read(file: BinaryIO) -> bytes:
-    return file.read(_MOST_BYTES + 1)
-
-
 def _of_node(options: argparse.Namespace) -> Facts:
     from cgpu.doctor.probes import HostCommands, probe_node
 
@@ -79,8 +47,8 @@ def _of_files(paths: list[str]) -> Iterator[tuple[str, Facts]]:
 
     read = []
     for path in paths:  # all of them before the first is examined: a mistake in the last is told at once
-        name = "stdin" if path == "-" else path
-        read.append((name if path == "-" else Path(path).name, parse_facts(read_text(path), name)))
+        node = called(path) if path == STDIN else Path(path).name
+        read.append((node, parse_facts(read_text(path), called(path))))
     yield from read
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from cgpu.cli import render
-from cgpu.cli.compat import add_data, dataset_of
 from cgpu.cli.parsers import Subparsers, add_verb
+from cgpu.cli.small_files import STDIN, add_data, called, dataset_of, read_text
 from cgpu.errors import UsageError
 from cgpu.settings import Settings
 
@@ -38,7 +38,6 @@ _CHUNK_BYTES: Final = 256 << 10
 _MIB: Final = 1 << 20
 _PROGRESS_SECONDS: Final = 0.5
 _NOTHING: Final = 1
-_STDIN: Final = "-"
 
 Text = tuple[str, Iterable[bytes], int | None]
 """A text to look at: what it is (empty where there is one only), its pieces, its length where known."""
@@ -89,27 +88,17 @@ def _check(options: argparse.Namespace) -> None:
             raise UsageError(f"--{name} goes with --pod only")
     if options.facts is not None and options.node:
         raise UsageError("--facts and --node exclude one another", "the facts are of one node")
-    from_stdin = options.file == _STDIN or not sources
-    if options.facts == _STDIN and from_stdin:
+    from_stdin = options.file == STDIN or not sources
+    if options.facts == STDIN and from_stdin:
         raise UsageError("the log and the facts cannot both come from stdin", "put one of them into a file")
-
-
-def _read(path: str) -> str:
-    """A small file of the user's; - is stdin. Raises UsageError."""
-    try:
-        return sys.stdin.read() if path == _STDIN else Path(path).read_text()
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not a text", "it has to be UTF-8") from error
 
 
 def _facts(options: argparse.Namespace) -> Facts | None:
     if options.facts is not None:
-        text = _read(options.facts)
+        text = read_text(options.facts)
         from cgpu.doctor.facts_file import parse_facts
 
-        return parse_facts(text, options.facts)
+        return parse_facts(text, called(options.facts))
     if options.node:
         from cgpu.doctor.probes import HostCommands, probe_node
 
@@ -122,7 +111,7 @@ def _texts(options: argparse.Namespace) -> Iterator[Text]:
         yield "", [os.fsencode(options.text)], None
     elif options.pod is not None:
         yield from _of_pod(options)
-    elif options.file in (None, _STDIN):
+    elif options.file in (None, STDIN):
         yield "", _pieces(sys.stdin.buffer, "stdin"), _length(sys.stdin.buffer)
     else:
         try:

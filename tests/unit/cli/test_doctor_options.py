@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cgpu.cli.doctor_options import check_options
-from cgpu.cli.doctor_sources import read_text
 from cgpu.cli.main import build_parser
+from cgpu.cli.small_files import read_text
 from cgpu.errors import UsageError
 
 

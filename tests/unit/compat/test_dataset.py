@@ -12,6 +12,7 @@ from cgpu.compat.alibaba import check
 from cgpu.compat.dataset import Dataset, overlaid, shipped
 from cgpu.compat.export import FORMATS, export
 from cgpu.compat.ours import check_ours
+from cgpu.compat.rules import Rule
 from cgpu.compat.verdict import Verdict
 from cgpu.errors import DataError
 
@@ -53,7 +54,7 @@ def test_a_file_adds_rows_and_replaces_those_of_the_same_versions():
     assert verdict(own, "1.5.10", "535.154.05") is Verdict.UNSUPPORTED
     assert verdict(own, "1.5.10", "470.57.02") is Verdict.UNKNOWN
     assert verdict(own, "1.5.2", "470.57.02") is Verdict.SUPPORTED
-    assert own.issues["kernel-panic"].affected.text == "<=1.5.6"
+    assert own.issues["kernel-panic"].affected == Rule.parse("<=1.5.6")
     assert own.own == ("own.toml",)
     assert own.date.isoformat() == "2026-11-01"
     assert shipped().own == ()
