@@ -17,6 +17,7 @@ import pytest
 
 import cgpu
 from cgpu.doctor.codes import codes
+from tests.integration.terminal import Terminal
 
 SECONDS: Final = 60.0
 EXPLAIN: Final = (sys.executable, "-m", "cgpu", "explain")
@@ -167,6 +168,49 @@ def test_a_reader_that_goes_away_is_no_error():
         timeout=SECONDS,
     )
     assert (done.stdout[:6], done.stderr) == ("xid-79", "")
+
+
+def test_on_a_terminal_it_shows_how_far_it_is(tmp_path: Path):
+    path = tmp_path / "log"
+    with path.open("wb") as log:
+        for _ in range(96):
+            log.write(FILLER * (MIB // len(FILLER)))
+    with Terminal([*EXPLAIN, "-f", str(path)], ENVIRONMENT) as terminal:
+        terminal.wait_for("nothing known was recognised")
+        assert re.search(rb"\r\d+ of \d+ MiB read", terminal.raw)
+        assert not terminal.shows("MiB")
+
+
+def test_a_terminal_is_no_log():
+    with Terminal([*EXPLAIN], ENVIRONMENT) as terminal:
+        terminal.wait_for("nothing to explain [CGPU-USAGE]")
+
+
+def test_with_facts_it_says_what_applies(tmp_path: Path):
+    facts = tmp_path / "node.yaml"
+    facts.write_text('cgpu: "1.0.5"\ntoolkit: "1.13.5"\n')
+    log = f"CreateContainerError: context deadline exceeded\n\n{HUNG}\n{NVML}\n"
+    _, answer = document("--facts", str(facts), log=log)
+    assert {(finding["id"], finding["confidence"], finding["applies"]) for finding in answer["findings"]} == {
+        ("create-timeout", "certain", "yes"),
+        ("kernel-panic", "certain", "yes"),
+        ("nvml-init", "certain", "unknown"),
+    }
+    assert "driver" in {finding["id"]: finding["why"] for finding in answer["findings"]}["nvml-init"]
+    assert "\n  here      yes: " in explain("--facts", str(facts), log=log).stdout
+
+
+def test_facts_that_are_malformed_are_named(tmp_path: Path):
+    facts = tmp_path / "node.yaml"
+    facts.write_text("kernel: 5.10\n")
+    done = explain(NVML, "--facts", str(facts))
+    assert (done.returncode, "kernel" in done.stderr, "[CGPU-FACT]" in done.stderr) == (2, True, True)
+
+
+def test_on_a_node_it_looks_at_the_node_itself():
+    (finding,) = document(HUNG, "--node")[1]["findings"]
+    assert finding["why"]
+    assert finding["applies"] != "yes", "this machine has Alibaba's cGPU"
 
 
 def a_log_of_many_lines(log: IO[bytes]) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from tests.integration.fake_api import FakeApi
 
 SECONDS: Final = 60.0
 NVML: Final = b"Failed to initialize NVML: GPU access blocked by operating system\n"
-STATUS: Final = {
+STATUS: Final[dict[str, Any]] = {
     "phase": "Pending",
     "containerStatuses": [
         {
@@ -32,8 +32,8 @@ STATUS: Final = {
 
 @pytest.fixture
 def api() -> Iterator[FakeApi]:
-    pod = {"metadata": {"namespace": "default", "name": "train-0"}, "spec": {}, "status": STATUS}
-    event = {
+    pod: dict[str, Any] = {"metadata": {"namespace": "default", "name": "train-0"}, "spec": {}, "status": STATUS}
+    event: dict[str, Any] = {
         "metadata": {"namespace": "default", "name": "train-0.1"},
         "involvedObject": {"kind": "Pod", "namespace": "default", "name": "train-0"},
         "lastTimestamp": "2026-03-01T12:00:00Z",
@@ -41,7 +41,7 @@ def api() -> Iterator[FakeApi]:
         "reason": "Failed",
         "message": "Error occurs when creating cGPU instance: unknown",
     }
-    logs = {
+    logs: dict[tuple[str, str, bool], Sequence[bytes]] = {
         ("train-0", "cuda", True): [b"start\n" + NVML[:34], NVML[34:], b"end\n"],
         ("train-0", "side", False): [b"all is well\n"],
     }

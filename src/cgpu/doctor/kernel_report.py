@@ -1,7 +1,8 @@
 """Reports of the Linux kernel whose trace names a module of Alibaba's cGPU.
 
 A report begins with one of the kernel's own head lines, and its trace follows. A frame names its module in
-brackets: ``km_ioctl+0x1a3/0x2b0 [km]``. ``Modules linked in:`` names every loaded module, so it is no evidence.
+brackets: ``km_ioctl+0x1a3/0x2b0 [km]``, or as the crash utility has it ``km_ioctl at ffffffffc07d1a55 [km]``.
+``Modules linked in:`` names every loaded module, so it is no evidence.
 
 The forms are the kernel's: kernel/panic.c, kernel/hung_task.c, kernel/watchdog.c, kernel/rcu/tree_stall.h,
 arch/x86/mm/fault.c, lib/dump_stack.c.
@@ -54,7 +55,7 @@ class Mark(Enum):
 
 # The function before the offset is left out: squeezed, it could reach into the line before.
 _FRAME: Final = (
-    r"(?:(?<=[\w.$])\+0x[0-9a-f]{1,8}(?:/0x[0-9a-f]{1,8})?|workqueue:[\w:.-]{1,128})"
+    r"(?:(?<=[\w.$])\+0x[0-9a-f]{1,8}(?:/0x[0-9a-f]{1,8})?|(?<=\w)at[0-9a-f]{8,16}|workqueue:[\w:.-]{1,128})"
     r"\[(?:km|cgpu_km|cgpu_procfs)(?:[0-9a-f]{16,40})?\]"
 )
 # In squeezed text.

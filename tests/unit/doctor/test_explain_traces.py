@@ -63,6 +63,11 @@ INFO: task python3:77 blocked for more than 120 seconds.
  km_x+0x1/0x2 [km 8d7c5f0a1b2c3d4e5f60718293a4b5c6d7e8f901]
 """
 WORKQUEUE = "BUG: soft lockup - CPU#0 stuck for 61s! [kworker/0:1:5593]\nWorkqueue: events km_reap [km]\n"
+CRASH = """\
+       PANIC: "Kernel panic - not syncing: softlockup: hung tasks"
+ #8 [ffffb0c7c0e3fd50] _raw_spin_lock at ffffffff91a0c1ae
+ #9 [ffffb0c7c0e3fd58] km_open at ffffffffc07d1a55 [km]
+"""
 REPORTS = {
     "hung": HUNG,
     "soft lockup": SOFT_LOCKUP,
@@ -73,6 +78,7 @@ REPORTS = {
     "oops then panic": OOPS_THEN_PANIC,
     "build id": BUILD_ID,
     "workqueue": WORKQUEUE,
+    "crash": CRASH,
 }
 
 
