@@ -41,7 +41,7 @@ static void begin(CUstream stream, int thread) {
   if (find(stream, thread)) return;
   struct capture *place = find(NULL, 0);
   if (!place) {
-    cg_say("more than %u stream captures at once: work beside them is noticed late", CAPTURES);
+    cg_say("more than %u stream captures at once: work beside them is noticed late [CGPU-SHIM-CAPTURES]", CAPTURES);
     return;
   }
   *place = (struct capture){.stream = stream, .thread = thread};

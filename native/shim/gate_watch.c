@@ -194,7 +194,7 @@ void gate_watch_start(void) {
   pthread_attr_destroy(&attributes);
   if (error) {
     atomic_store(&state, NOT_STARTED); /* the next launch tries again */
-    cg_say("no thread for the gate: finished work is noticed late");
+    cg_say("no thread for the gate: finished work is noticed late [CGPU-SHIM-GATE-THREAD]");
   }
 }
 
