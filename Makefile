@@ -58,9 +58,10 @@ $(VENV)/.built: $(VENV)/.tools $(NATIVE)
 	@$(BIN)/python native/build.py >/dev/null
 	@touch $@
 
-# The sanitizer builds need a C compiler with its run-time libraries. CI installs one; for everybody
-# else the tests that miss it say so and are skipped.
+# The sanitizer builds need a C compiler with its run-time libraries, the doctor's probe pod runs in busybox. CI
+# installs both; for everybody else the tests that miss the one are skipped, and use other shells for the other.
 tools:
-	@if [ "$$CI" = true ] && [ "$$(id -u)" = 0 ] && ! command -v cc >/dev/null; then \
-	  echo "installing gcc"; apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev; \
+	@if [ "$$CI" = true ] && [ "$$(id -u)" = 0 ] && ! { command -v cc && command -v busybox; } >/dev/null; then \
+	  echo "installing gcc and busybox"; \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev busybox-static; \
 	fi
