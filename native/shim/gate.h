@@ -92,8 +92,6 @@ struct gate_gpu {
   _Atomic(uint64_t) stall_ns; /* latest launch that passed because nothing got on */
   unsigned stalled;     /* how many such launches since something did */
   _Atomic(uint64_t) long_ns; /* learnt cost of a launch in flight that exceeds a quantum; 0: none */
-  uint64_t pace_ns;     /* the watcher's, while rivals wait for an idle moment */
-  uint32_t paced_progress;
   atomic_flag expecting; /* a thread spins, since the slot is about to begin */
   bool used;
 };

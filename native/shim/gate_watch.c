@@ -18,8 +18,6 @@
 #define LONGEST_SLEEP_NS 2000000u
 #define SHORTEST_SLEEP_NS 50000u /* somebody waits: a thread of this process, or a rival after the slot */
 #define RIVALS_SLEEP_NS 200000u  /* rivals wait for an idle moment in the slot */
-#define ACTIVE_SLEEP_NS 4000000u /* the same in the end, where each look finds that work has finished meanwhile */
-#define PACE_PART 16             /* each such look makes the next pause longer by one such part */
 #define NOBODY_SLEEP_NS 1000000u
 #define STACK_BYTES (256u << 10)
 
@@ -33,23 +31,7 @@ static _Atomic(uint32_t) settling; /* threads that wait for its end */
 static uint64_t shortest_sleep_ns(const struct gate_gpu *gpu) {
   if (atomic_load(&gpu->waiters)) return SHORTEST_SLEEP_NS;
   if (CGPU_GRANT_STATE(gate_grant(gpu)) != CGPU_GRANT_OPEN) return SHORTEST_SLEEP_NS;
-  return GATE_LOAD(&gpu->grants->contenders) > 1 ? gpu->pace_ns : NOBODY_SLEEP_NS;
-}
-
-/* A tenant that gets on will hardly be idle at the next look, and looks take its threads' time: on the
- * processor of a thread that waits for a kernel of 20 us, some 60 us each. */
-static void pace(struct gate_gpu *gpu) {
-  uint32_t progress = atomic_load(&gpu->progress);
-  uint64_t slower_ns = gpu->pace_ns + gpu->pace_ns / PACE_PART;
-  if (progress != gpu->paced_progress) gpu->pace_ns = slower_ns < ACTIVE_SLEEP_NS ? slower_ns : ACTIVE_SLEEP_NS;
-  if (gpu->pace_ns < RIVALS_SLEEP_NS) gpu->pace_ns = RIVALS_SLEEP_NS;
-  gpu->paced_progress = progress;
-}
-
-/* How long nothing has to be in flight until that is said. */
-static uint64_t grace_ns(const struct gate_gpu *gpu) {
-  uint64_t pause_ns = shortest_sleep_ns(gpu);
-  return pause_ns > GATE_GRACE_NS && pause_ns == gpu->pace_ns ? pause_ns : GATE_GRACE_NS;
+  return GATE_LOAD(&gpu->grants->contenders) > 1 ? RIVALS_SLEEP_NS : NOBODY_SLEEP_NS;
 }
 
 /* How long the stream's oldest unfinished part should take, and since when. */
@@ -74,8 +56,7 @@ static uint64_t next_look(const struct gate_stream *stream, uint64_t now_ns) {
   uint64_t sleep_ns = due_ns > now_ns ? (due_ns - now_ns) * 3 / 4 : (now_ns - due_ns) / 16;
   uint64_t shortest_ns = shortest_sleep_ns(stream->gpu);
   if (sleep_ns < shortest_ns) sleep_ns = shortest_ns;
-  uint64_t longest_ns = shortest_ns > LONGEST_SLEEP_NS ? shortest_ns : LONGEST_SLEEP_NS;
-  return now_ns + (sleep_ns < longest_ns ? sleep_ns : longest_ns);
+  return now_ns + (sleep_ns < LONGEST_SLEEP_NS ? sleep_ns : LONGEST_SLEEP_NS);
 }
 
 static bool unfinished(const struct gate_stream *stream) {
@@ -143,16 +124,14 @@ static uint64_t look_at_gpus(bool seen) {
     struct gate_gpu *gpu = gate_gpu_used(row);
     if (!gpu) continue;
     uint64_t inflight = atomic_load(&gpu->inflight);
-    pace(gpu);
     if (!inflight) continue;
     if (gate_heartbeat_lost(now_ns)) atomic_store(&gpu->alone, true);
     if (inflight != GATE_FLAG_BUSY) {
-      next_ns = earlier(next_ns, now_ns + (seen ? ACTIVE_SLEEP_NS : shortest_sleep_ns(gpu)));
-    } else if (gpu->idle_ns + grace_ns(gpu) <= now_ns) {
+      next_ns = earlier(next_ns, now_ns + (seen ? LONGEST_SLEEP_NS : shortest_sleep_ns(gpu)));
+    } else if (gpu->idle_ns + GATE_GRACE_NS <= now_ns) {
       gate_idle(gpu);
-      gpu->pace_ns = 0;
     } else {
-      next_ns = earlier(next_ns, gpu->idle_ns + grace_ns(gpu));
+      next_ns = earlier(next_ns, gpu->idle_ns + GATE_GRACE_NS);
     }
   }
   gate_unlock();

@@ -132,7 +132,9 @@ def test_ours():
     assert {check["name"] for check in document["checks"]} == {
         "ours:kernel", "ours:glibc", "ours:driver", "ours:cgroup", "ours:layer",
     }  # fmt: skip
+    assert document["data"]["date"]
     assert compat("--ours", "--kernel", "4.19").returncode == 2
+    assert "data of 20" in compat("--ours", "--kernel", "4.19").stdout
 
 
 def test_the_tables_in_the_page_are_the_data():

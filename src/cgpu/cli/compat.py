@@ -13,7 +13,7 @@ from cgpu.compat.advice import Advice, advise, fitting_versions
 from cgpu.compat.alibaba import check, not_checked
 from cgpu.compat.dataset import Dataset
 from cgpu.compat.export import FORMATS, about, date_line, export
-from cgpu.compat.ours import check_ours
+from cgpu.compat.ours import check_ours, ours_date
 from cgpu.compat.verdict import Check, Verdict, worst
 from cgpu.errors import UsageError
 from cgpu.settings import Settings
@@ -134,12 +134,15 @@ def _label(text: str) -> tuple[str, str]:
 def _print_ours(given: dict[str, Any], options: argparse.Namespace) -> int:
     checks = check_ours(given)
     if options.json:
-        print(render.as_json({"checks": [one.as_json() for one in checks], "verdict": worst(checks).value}))
+        about_ours = {"name": "cgpu", "date": ours_date().isoformat()}
+        rows = [one.as_json() for one in checks]
+        print(render.as_json({"checks": rows, "verdict": worst(checks).value, "data": about_ours}))
     else:
         print(listing(checks))
         for one in checks:
             if one.advice:
                 print(f"{one.name}: {one.advice}")
+        print(f"data of {ours_date()}: what this cgpu needs")
     return _EXIT[worst(checks)]
 
 

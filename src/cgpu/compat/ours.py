@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
@@ -31,9 +32,19 @@ class Need:
 
 
 @cache
+def _document() -> dict[str, Any]:
+    return tomllib.loads((files("cgpu.compat") / "data" / "ours.toml").read_text())
+
+
+def ours_date() -> date:
+    """Of the shipped data about our own needs."""
+    found: date = _document()["date"]
+    return found
+
+
+@cache
 def needs() -> tuple[Need, ...]:
     """All of them, from the shipped data."""
-    document = tomllib.loads((files("cgpu.compat") / "data" / "ours.toml").read_text())
     return tuple(
         Need(
             id=row["id"],
@@ -43,7 +54,7 @@ def needs() -> tuple[Need, ...]:
             why=row["why"],
             source=row["source"],
         )
-        for row in document["need"]
+        for row in _document()["need"]
     )
 
 
