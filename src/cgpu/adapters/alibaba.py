@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final
 
-MODULES: Final = frozenset({"km", "cgpu_procfs", "cgpu_km"})
-"""The names of its kernel modules: the cGPU FAQ has the first two, older versions the last."""
+from cgpu.model.alibaba import CGPU_MODULES
 
 
 def sign_of_cgpu(root: Path) -> str:
@@ -22,5 +20,5 @@ def sign_of_cgpu(root: Path) -> str:
         loaded = {line.split(" ", 1)[0] for line in (root / "proc/modules").read_text("utf-8", "replace").splitlines()}
     except OSError:  # no /proc/modules: a kernel without modules
         return ""
-    modules = sorted(loaded & MODULES)
+    modules = sorted(loaded.intersection(CGPU_MODULES))
     return f"the kernel module{'s' if len(modules) > 1 else ''} {', '.join(modules)}" if modules else ""

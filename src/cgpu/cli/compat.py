@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cgpu.cli import render
 from cgpu.cli.parsers import Subparsers, add_json, add_verb
 from cgpu.cli.small_files import add_data, dataset_of
-from cgpu.compat.advice import Advice, advise, fitting_versions
-from cgpu.compat.alibaba import check, not_checked
-from cgpu.compat.dataset import Dataset
-from cgpu.compat.export import FORMATS, about, date_line, export
-from cgpu.compat.ours import check_ours, ours_date
-from cgpu.compat.verdict import Check, Verdict, worst
+from cgpu.compat import EXPORT_FORMATS
 from cgpu.errors import UsageError
 from cgpu.settings import Settings
+
+if TYPE_CHECKING:  # the other verbs start faster without these
+    from cgpu.compat.advice import Advice
+    from cgpu.compat.dataset import Dataset
+    from cgpu.compat.verdict import Check
 
 EXAMPLES = """\
 examples:
@@ -44,7 +44,7 @@ _OURS: Final = (
     ("runc", "VERSION", "with --ours: runc"),
     ("glibc", "VERSION", "with --ours: glibc of an image"),
 )
-_EXIT: Final = {Verdict.UNSUPPORTED: 2, Verdict.CONFLICT: 1, Verdict.UNKNOWN: 1, Verdict.SUPPORTED: 0}
+_EXIT: Final = {"unsupported": 2, "conflict": 1, "unknown": 1, "supported": 0}  # by verdict
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
@@ -58,12 +58,16 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     parser.add_argument("--pods-per-gpu", metavar="N", type=int, help="pods on the fullest GPU")
     parser.add_argument("--ours", action="store_true", help="check against this cgpu instead")
     add_data(parser)
-    parser.add_argument("--export", metavar="FORM", choices=FORMATS, help="print all the data: json, csv or markdown")
+    parser.add_argument(
+        "--export", metavar="FORM", choices=EXPORT_FORMATS, help="print all the data: json, csv or markdown"
+    )
     add_json(parser)
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:  # noqa: ARG001 - no agent is asked
     """Print the checks, the worst first."""
+    from cgpu.compat.export import export
+
     dataset = dataset_of(options)
     if options.export:
         print(export(dataset, options.export), end="")
@@ -76,6 +80,15 @@ def run(options: argparse.Namespace, settings: Settings) -> int:  # noqa: ARG001
     given["container_os"] = options.container_os
     if options.cgpu is None:
         return _print_fitting(dataset, given, options)
+    return _print_checks(dataset, given, options)
+
+
+def _print_checks(dataset: Dataset, given: dict[str, Any], options: argparse.Namespace) -> int:
+    from cgpu.compat.advice import advise
+    from cgpu.compat.alibaba import check, not_checked
+    from cgpu.compat.export import date_line
+    from cgpu.compat.verdict import worst
+
     checks = check(dataset, given)
     advice = advise(dataset, given)
     if options.json:
@@ -89,6 +102,9 @@ def run(options: argparse.Namespace, settings: Settings) -> int:  # noqa: ARG001
 
 def document(dataset: Dataset, checks: Sequence[Check], advice: Advice, unchecked: dict[str, str]) -> dict[str, Any]:
     """The machine-readable answer."""
+    from cgpu.compat.export import about
+    from cgpu.compat.verdict import worst
+
     return {
         "checks": [one.as_json() for one in checks],
         "verdict": worst(checks).value,
@@ -132,6 +148,9 @@ def _label(text: str) -> tuple[str, str]:
 
 
 def _print_ours(given: dict[str, Any], options: argparse.Namespace) -> int:
+    from cgpu.compat.ours import check_ours, ours_date
+    from cgpu.compat.verdict import worst
+
     checks = check_ours(given)
     if options.json:
         about_ours = {"name": "cgpu", "date": ours_date().isoformat()}
@@ -148,6 +167,10 @@ def _print_ours(given: dict[str, Any], options: argparse.Namespace) -> int:
 
 def _print_fitting(dataset: Dataset, given: dict[str, Any], options: argparse.Namespace) -> int:
     """Without a version: which ones fit."""
+    from cgpu.compat.advice import advise, fitting_versions
+    from cgpu.compat.export import about, date_line
+    from cgpu.compat.verdict import Verdict
+
     versions = fitting_versions(dataset, given)
     fitting = [version.text for version, verdict in versions if verdict is Verdict.SUPPORTED]
     advice = advise(dataset, given)

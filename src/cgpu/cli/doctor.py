@@ -8,7 +8,7 @@ import sys
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cgpu.cli import doctor_options
 from cgpu.cli.parsers import Subparsers
@@ -67,11 +67,10 @@ def _reports(options: argparse.Namespace, dataset: Dataset) -> int:
 
 
 def _formatted(options: argparse.Namespace, reports: Iterable[Report], totals: Totals) -> Iterator[str]:
-    from cgpu.doctor.report import json_report, junit, markdown, sarif, text
+    from cgpu.doctor.report import junit, markdown, sarif, text
 
     if options.json:
-        documents = (report.as_json() for report in reports)
-        return json_report.write_one(next(documents), totals) if _one(options) else _many(documents, totals)
+        return _documents(options, (report.as_json() for report in reports), totals)
     writers = {
         "junit": junit.write_junit,
         "sarif": sarif.write_sarif,
@@ -81,15 +80,13 @@ def _formatted(options: argparse.Namespace, reports: Iterable[Report], totals: T
     return writers[options.format](reports, totals)
 
 
-def _many(documents: Iterable[dict[str, object]], totals: Totals) -> Iterator[str]:
+def _documents(options: argparse.Namespace, documents: Iterator[dict[str, Any]], totals: Totals) -> Iterator[str]:
+    """As JSON. Where one node is asked for it is an object of its own."""
     from cgpu.doctor.report import json_report
 
+    if not options.cluster and len(options.facts or ["/"]) == 1:
+        return json_report.write_one(next(documents), totals)
     return json_report.write_many(documents, totals)
-
-
-def _one(options: argparse.Namespace) -> bool:
-    """Whether one node is asked for: its JSON is an object of its own."""
-    return not options.cluster and len(options.facts or ["/"]) == 1
 
 
 def _upgrades(options: argparse.Namespace, dataset: Dataset) -> int:
@@ -110,12 +107,10 @@ def _upgrades(options: argparse.Namespace, dataset: Dataset) -> int:
 
 
 def _formatted_upgrades(options: argparse.Namespace, upgrades: Spool[Upgrade], totals: Totals) -> Iterator[str]:
-    from cgpu.doctor.report import json_report
     from cgpu.doctor.report.text import write_upgrades
 
     if options.json:
-        documents = (upgrade.as_json() for upgrade in upgrades)
-        return json_report.write_one(next(documents), totals) if _one(options) else _many(documents, totals)
+        return _documents(options, (upgrade.as_json() for upgrade in upgrades), totals)
     if options.format is not None:
         return _formatted(options, (upgrade.after for upgrade in upgrades), totals)
     return write_upgrades(upgrades, totals)

@@ -11,7 +11,6 @@ from typing import Any, Final
 from cgpu.compat.dataset import MATRICES, Dataset, Row
 from cgpu.compat.rules import Rule
 
-FORMATS: Final = ("json", "csv", "markdown")
 _TITLES: Final = {
     "driver": "NVIDIA driver",
     "instance": "Instance family",
@@ -22,7 +21,7 @@ _FIELDS: Final = ("table", "from", "to", "supported", "unsupported", "source")
 
 
 def export(dataset: Dataset, form: str) -> str:
-    """The whole dataset in one of ``FORMATS``, ending with a newline."""
+    """The whole dataset in one of ``EXPORT_FORMATS``, ending with a newline."""
     return {"json": _json, "csv": _csv, "markdown": _markdown}[form](dataset)
 
 

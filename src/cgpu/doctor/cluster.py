@@ -7,13 +7,13 @@ documentation of shared GPU scheduling, the open gpushare scheduler, and NVIDIA'
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from cgpu.compat.dataset import shipped
+from cgpu.doctor import container_os
 from cgpu.doctor.facts import Fact, Facts
 from cgpu.doctor.node_checks import ALIBABA_DAEMONSETS
 from cgpu.errors import FactError
@@ -36,10 +36,6 @@ _DRIVER_PARTS: Final = (
     tuple(f"nvidia.com/cuda.driver.{part}" for part in ("major", "minor", "rev")),
 )
 _WANTED_DRIVER_LABEL: Final = "ack.aliyun.com/nvidia-driver-version"
-_CONTAINER_OS: Final = re.compile(
-    r"lifsea|\bcontaineros\b|(?:alibaba|aliyun).*container[-_ ]?optimi[sz]ed", re.IGNORECASE
-)
-_CONTAINER_OS_KERNEL: Final = ".lifsea"  # such as 5.10.134-15.1.2.lifsea8.x86_64
 _RUNTIMES: Final = ("containerd", "docker")
 _FROM_THE_API: Final = ("node", "labels", "instance")
 _ENDED: Final = ("Succeeded", "Failed")
@@ -96,7 +92,7 @@ def _container_os(info: Mapping[str, Any]) -> Fact:
     name, kernel = str(info.get("osImage") or ""), str(info.get("kernelVersion") or "")
     if not name:
         return Fact(None, "Node: status.nodeInfo.osImage is empty")
-    found = _CONTAINER_OS.search(name) is not None or _CONTAINER_OS_KERNEL in kernel
+    found = container_os.is_name(name) or container_os.is_alibabas_edition(name) or container_os.is_kernel(kernel)
     return Fact(found, "Node: status.nodeInfo.osImage and kernelVersion")
 
 

@@ -8,9 +8,10 @@ import json
 
 import pytest
 
+from cgpu.compat import EXPORT_FORMATS
 from cgpu.compat.alibaba import check
 from cgpu.compat.dataset import Dataset, overlaid, shipped
-from cgpu.compat.export import FORMATS, export
+from cgpu.compat.export import export
 from cgpu.compat.ours import check_ours
 from cgpu.compat.rules import Rule
 from cgpu.compat.verdict import Verdict
@@ -89,7 +90,7 @@ def test_a_row_that_stands_twice_is_refused():
         overlaid(shipped(), row * 2, "own.toml")
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", EXPORT_FORMATS)
 def test_every_export_tells_the_date_and_all_rows(form: str):
     text = export(shipped(), form)
     assert "2026-03-31" in text

@@ -9,8 +9,8 @@ from cgpu.doctor.facts import ABSENT, Fact
 from cgpu.doctor.probes import files
 from cgpu.doctor.probes.node import Node, first_known, quoted, version_fact
 from cgpu.doctor.probes.tree import UnknownError
+from cgpu.model.alibaba import CGPU_MODULES
 
-CGPU_MODULES: Final = ("km", "cgpu_procfs", "cgpu_km")  # the cGPU FAQ's modprobe errors, and the name before 1.0
 _NVIDIA: Final = 0x10DE  # PCI vendor
 _DISPLAY: Final = 0x03  # PCI base class: VGA, 3D and other display controllers, but not their sound devices
 # "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.129.03  Thu Oct 19 ...", and of the open module

@@ -6,19 +6,12 @@ import re
 import shlex
 from typing import Final
 
+from cgpu.doctor import container_os as container_os_names
 from cgpu.doctor.facts import ABSENT, Fact
 from cgpu.doctor.probes import files
 from cgpu.doctor.probes.node import Node, first_known, quoted, version_fact
 from cgpu.doctor.probes.tree import UnknownError
 
-# Alibaba Cloud's ContainerOS is built from LifseaOS. `ID=lifsea` is what Alibaba's own CSI plugin looks for
-# in os-release (kubernetes-sigs/alibaba-cloud-csi-driver, its entrypoint script); the osImage of such a node,
-# which the kubelet takes from PRETTY_NAME, is "Alibaba Cloud Linux Lifsea (ContainerOS) 3"; and its kernels
-# are named like 5.10.134-19.1.1.lifsea8.x86_64 (ACK documentation, release notes of ContainerOS 3.5.1).
-_CONTAINER_OS: Final = re.compile(r"lifsea|\bcontaineros\b", re.IGNORECASE)
-# ACK also has "Alibaba Cloud Linux 3 Container-optimized Edition", an image of the ordinary distribution. No
-# source tells whether its os-release says so. Where it does, it is counted: the FAQ's words fit both.
-_CONTAINER_EDITION: Final = re.compile(r"container[-_ ]?optimi[sz]ed", re.IGNORECASE)
 _OS_NAMES: Final = ("ID", "NAME", "PRETTY_NAME", "VARIANT", "VARIANT_ID", "VERSION")
 
 _CGROUP_1_CONTROLLERS: Final = frozenset(
@@ -54,7 +47,7 @@ def container_os(node: Node) -> Fact:
 
 
 def _lifsea_kernel(node: Node) -> Fact:
-    if ".lifsea" not in node.text(files.KERNEL):
+    if not container_os_names.is_kernel(node.text(files.KERNEL)):
         raise UnknownError(f"/{files.KERNEL}: not a kernel of ContainerOS")
     return Fact(value=True, how=f"/{files.KERNEL}: a kernel of ContainerOS")
 
@@ -62,13 +55,13 @@ def _lifsea_kernel(node: Node) -> Fact:
 def _container_os_release(node: Node) -> Fact:
     values, how = _os_release(node)
     names = [values.get(name, "") for name in _OS_NAMES]
-    if any(_CONTAINER_OS.search(name) for name in names):
+    if any(map(container_os_names.is_name, names)):
         return Fact(value=True, how=f"{how}: ContainerOS")
     if not values.get("ID") and not values.get("PRETTY_NAME"):
         raise UnknownError(f"{how}: it names no distribution")
     if values.get("ID") != "alinux":
         return Fact(value=False, how=f"{how}: {values.get('ID') or values['PRETTY_NAME']}")
-    if any(_CONTAINER_EDITION.search(name) for name in names):
+    if any(map(container_os_names.is_edition, names)):
         return Fact(value=True, how=f"{how}: Alibaba Cloud Linux, container-optimized edition")
     return Fact(value=False, how=f"{how}: Alibaba Cloud Linux that does not call itself container-optimized")
 
