@@ -126,8 +126,9 @@ enum sg_op {
   SG_OP_HOLD,   /* a persistent kernel: the context is busy until fence >= value, which it sees only
                    in its own turns; other channels of the same context run meanwhile, other contexts
                    take turns with it; duration_ns is not used */
-  SG_OP_LOCAL,  /* the owning process does it (copy, memset, callback) and calls sg_local_done;
-                   not before start + duration_ns on `engine` */
+  SG_OP_LOCAL,  /* the owning process does it (copy, memset, callback) and calls sg_local_done; takes
+                   duration_ns on `engine`, or longer if the owner does: it begins with the item, but
+                   with SG_ENGINE_NONE, where nothing shows that the item has begun, at its end */
   SG_OP_WAIT,   /* stalls the channel, not the card, until fence >= value */
   SG_OP_SIGNAL, /* fence = max(fence, value), stamped with the device time */
 };

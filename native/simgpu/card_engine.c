@@ -58,6 +58,7 @@ static void pick_kernel(uint32_t index) {
   sg_list_remove(&SG_QUEUE, &context->ready, channel);
   SG_SET(sg_state->channel[channel].phase, SG_PHASE_RUNNING);
   SG_SET(context->running, channel);
+  if (sg_item_at(channel, sg_state->channel[channel].head)->op == SG_OP_LOCAL) sg_effect_begin(channel);
 }
 
 static void end_hold(uint32_t channel, uint64_t now) {
@@ -123,7 +124,7 @@ static void end_kernel(uint32_t channel, uint64_t now) {
   const struct sg_ring_item *item = sg_item_at(channel, sg_state->channel[channel].head);
   SG_SET(context->running, 0);
   if (item->op == SG_OP_LOCAL) {
-    sg_channel_due(channel, now);
+    sg_effect_await(channel, now);
     return;
   }
   SG_ADD(sg_state->card[context->card].kernels, 1);

@@ -84,6 +84,7 @@ struct sg_family { size_t table, stride, link; }; /* offsets in struct sg_state 
   static const struct sg_family name __attribute__((unused)) = {                 \
       offsetof(struct sg_state, table_), sizeof(struct type), offsetof(struct type, link_)}
 SG_FAMILY(SG_QUEUE, channel, sg_channel_record, queue);
+SG_FAMILY(SG_DUE, channel, sg_channel_record, of_due);
 SG_FAMILY(SG_CHANNELS, channel, sg_channel_record, of_context);
 SG_FAMILY(SG_RUNNABLE, context, sg_context_record, of_card);
 SG_FAMILY(SG_CONTEXTS, context, sg_context_record, of_process);
@@ -161,7 +162,8 @@ void sg_engine_review(uint32_t context, uint64_t now); /* after that: has the co
 void sg_pump(void); /* advances the machine to the present; sweeps now and then; commits */
 void sg_channel_step(uint32_t channel, uint64_t now);   /* looks at the oldest item of the channel */
 void sg_channel_next(uint32_t channel, uint64_t now);   /* that item is complete */
-void sg_channel_due(uint32_t channel, uint64_t now);    /* its SG_OP_LOCAL is for the owner to do */
+void sg_effect_begin(uint32_t channel);                 /* of its SG_OP_LOCAL: for the owner to do */
+void sg_effect_await(uint32_t channel, uint64_t now);   /* the time of its SG_OP_LOCAL is over */
 void sg_channel_cancel(uint32_t channel, uint64_t now); /* drops all items, giving their signals */
 void sg_timer(uint32_t channel, enum sg_phase phase, uint64_t wake_ns);
 void sg_fence_set(uint32_t fence, uint64_t value, uint64_t now);

@@ -17,7 +17,7 @@
 #include "card.h"
 
 #define SG_MAGIC 0x4d49535550474355ull /* "UCGPUSIM" */
-#define SG_VERSION 1u
+#define SG_VERSION 2u
 
 #define SG_MAX_PROCESSES 1024u /* slots; a process has one per driver library that it loaded */
 #define SG_MAX_CGROUPS 512u
@@ -76,7 +76,7 @@ struct sg_process {
   uint32_t own_pid, reserved;
   char comm[16];
   struct sg_list refs, contexts, fences; /* what it owns */
-  struct sg_list due;                    /* channels whose SG_OP_LOCAL waits to be done */
+  struct sg_list due;                    /* channels whose SG_OP_LOCAL waits for its effect */
   _Atomic uint32_t bell;      /* futex; rung by its own threads and by foreign ones that release it */
   _Atomic uint32_t open_waiters; /* own threads asleep that an SG_OP_SIGNAL may release */
   _Atomic uint32_t work_waiters; /* own threads asleep that a new SG_OP_LOCAL may release */
@@ -124,8 +124,13 @@ enum sg_phase { /* of a channel: what its oldest item does, and so which list th
   SG_PHASE_MET_OFF, /* context.met: the same, but the context must first get its turn to see it */
   SG_PHASE_STALLED, /* fence.waiters */
   SG_PHASE_COPY,    /* card.copy[].queue */
-  SG_PHASE_DUE,     /* process.due */
-  SG_PHASE_DOING,   /* no list: the owner does its effect */
+  SG_PHASE_LATE,    /* no list: SG_OP_LOCAL whose time is over, but not yet its effect */
+};
+enum sg_effect { /* of the oldest item, if that is an SG_OP_LOCAL; goes on beside its phase */
+  SG_EFFECT_NONE,  /* not begun */
+  SG_EFFECT_DUE,   /* process.due */
+  SG_EFFECT_DOING, /* no list: the owner does it */
+  SG_EFFECT_DONE,
 };
 struct sg_channel_record {
   uint32_t next_free, generation;
@@ -133,9 +138,9 @@ struct sg_channel_record {
   int32_t priority;
   uint32_t retiring;           /* closes itself when empty */
   _Atomic uint32_t error;      /* Xid of its context; read by producers */
-  uint32_t reserved;
+  uint32_t effect;
   uint32_t phase, fence;       /* fence: index of the one whose waiters it is in */
-  struct sg_link queue, of_context;
+  struct sg_link queue, of_context, of_due;
   uint64_t head;               /* items completed so far */
   uint64_t remaining_ns;       /* of the kernel that has begun or is ready */
   uint64_t wake_ns;

@@ -72,6 +72,18 @@ static void begin_hold(uint32_t channel, const struct sg_ring_item *item, uint64
     wait_for_fence(channel, fence, SG_PHASE_HOLD);
 }
 
+void sg_effect_begin(uint32_t index) {
+  SG_SET(channel_at(index)->effect, SG_EFFECT_DUE);
+  sg_list_append(&SG_DUE, &sg_state->process[channel_at(index)->process].due, index);
+}
+
+static void start_copy(struct sg_copy_engine *copy, uint64_t now) {
+  uint32_t channel = copy->queue.head;
+  if (!channel) return;
+  SG_SET(copy->end_ns, now + sg_item_at(channel, channel_at(channel)->head)->duration_ns);
+  sg_effect_begin(channel);
+}
+
 static void begin_local(uint32_t channel, const struct sg_ring_item *item, uint64_t now) {
   if (item->engine == SG_ENGINE_COMPUTE) {
     SG_SET(channel_at(channel)->remaining_ns, item->duration_ns);
@@ -80,9 +92,10 @@ static void begin_local(uint32_t channel, const struct sg_ring_item *item, uint6
     sg_timer(channel, SG_PHASE_DELAY, now + item->duration_ns);
   } else {
     struct sg_copy_engine *copy = &sg_state->card[card_of(channel)].copy[item->engine == SG_ENGINE_COPY_OUT];
-    if (!copy->queue.head) SG_SET(copy->end_ns, now + item->duration_ns);
+    bool free = !copy->queue.head;
     SG_SET(channel_at(channel)->phase, SG_PHASE_COPY);
     sg_list_append(&SG_QUEUE, &copy->queue, channel);
+    if (free) start_copy(copy, now);
   }
 }
 
@@ -127,20 +140,16 @@ void sg_channel_step(uint32_t index, uint64_t now) {
 
 void sg_channel_next(uint32_t index, uint64_t now) {
   release_fence(sg_item_at(index, channel_at(index)->head));
+  if (channel_at(index)->effect) SG_SET(channel_at(index)->effect, SG_EFFECT_NONE);
   SG_ADD(channel_at(index)->head, 1);
   sg_channel_step(index, now);
 }
 
-void sg_channel_due(uint32_t index, uint64_t now) {
-  uint32_t process = channel_at(index)->process;
-  (void)now;
-  SG_SET(channel_at(index)->phase, SG_PHASE_DUE);
-  sg_list_append(&SG_QUEUE, &sg_state->process[process].due, index);
-}
-
-static void start_copy(struct sg_copy_engine *copy, uint64_t now) {
-  uint32_t channel = copy->queue.head;
-  if (channel) SG_SET(copy->end_ns, now + sg_item_at(channel, channel_at(channel)->head)->duration_ns);
+void sg_effect_await(uint32_t index, uint64_t now) {
+  if (channel_at(index)->effect == SG_EFFECT_DONE)
+    sg_channel_next(index, now);
+  else
+    SG_SET(channel_at(index)->phase, SG_PHASE_LATE);
 }
 
 static void end_copy(int card, struct sg_copy_engine *copy, uint64_t now) {
@@ -150,7 +159,7 @@ static void end_copy(int card, struct sg_copy_engine *copy, uint64_t now) {
   SG_ADD(sg_state->process[channel_at(channel)->process].usage[card].copy_ns, spent);
   sg_list_remove(&SG_QUEUE, &copy->queue, channel);
   start_copy(copy, now);
-  sg_channel_due(channel, now);
+  sg_effect_await(channel, now);
 }
 
 static void cancel_copy(uint32_t channel, uint64_t now) {
@@ -174,9 +183,10 @@ static void stop_item(uint32_t index, uint64_t now) {
       sg_list_remove(&SG_QUEUE, &sg_state->fence[channel->fence].waiters, index);
       break;
     case SG_PHASE_COPY: cancel_copy(index, now); break;
-    case SG_PHASE_DUE: sg_list_remove(&SG_QUEUE, &sg_state->process[channel->process].due, index); break;
     default: break; /* in no list, or sg_engine_forget has done it */
   }
+  if (channel->effect == SG_EFFECT_DUE) sg_list_remove(&SG_DUE, &sg_state->process[channel->process].due, index);
+  SG_SET(channel->effect, SG_EFFECT_NONE);
   SG_SET(channel->phase, SG_PHASE_IDLE);
   sg_engine_review(channel->context, now);
 }
@@ -194,6 +204,12 @@ void sg_channel_cancel(uint32_t index, uint64_t now) {
   }
 }
 
+/* A callback may look at the time: it is not run before its own. */
+static void end_delay(uint32_t channel, uint64_t now) {
+  sg_effect_begin(channel);
+  sg_effect_await(channel, now);
+}
+
 static void timer_event(uint64_t now) {
   uint32_t channel = sg_state->timers.head;
   uint32_t phase = channel_at(channel)->phase;
@@ -201,7 +217,7 @@ static void timer_event(uint64_t now) {
   if (phase == SG_PHASE_MET)
     sg_engine_met(channel, now);
   else if (phase == SG_PHASE_DELAY)
-    sg_channel_due(channel, now);
+    end_delay(channel, now);
   else
     sg_channel_step(channel, now);
 }

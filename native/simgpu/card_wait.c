@@ -155,8 +155,8 @@ int sg_local_next(struct sg_local *local, uint64_t timeout_ns) {
   if (rc != SG_OK) return rc;
   uint32_t index = sg_state->process[sg_self].due.head;
   struct sg_channel_record *channel = &sg_state->channel[index];
-  sg_list_remove(&SG_QUEUE, &sg_state->process[sg_self].due, index);
-  SG_SET(channel->phase, SG_PHASE_DOING);
+  sg_list_remove(&SG_DUE, &sg_state->process[sg_self].due, index);
+  SG_SET(channel->effect, SG_EFFECT_DOING);
   local->channel = SG_NAME(index, channel->generation, SG_CHANNEL_BITS);
   local->tag = sg_item_at(index, channel->head)->value;
   sg_unlock();
@@ -168,9 +168,10 @@ int sg_local_done(const struct sg_local *local) {
   if (rc != SG_OK) return rc;
   sg_pump();
   uint32_t index = sg_channel_of(local->channel);
-  const struct sg_channel_record *channel = &sg_state->channel[index];
-  bool doing = index && channel->phase == SG_PHASE_DOING && sg_item_at(index, channel->head)->value == local->tag;
-  if (doing) sg_channel_next(index, sg_state->time_ns);
+  struct sg_channel_record *channel = &sg_state->channel[index];
+  bool doing = index && channel->effect == SG_EFFECT_DOING && sg_item_at(index, channel->head)->value == local->tag;
+  if (doing) SG_SET(channel->effect, SG_EFFECT_DONE);
+  if (doing && channel->phase == SG_PHASE_LATE) sg_channel_next(index, sg_state->time_ns);
   sg_unlock();
   sg_released(sg_self);
   return doing ? SG_OK : SG_E_INVALID;

@@ -142,7 +142,7 @@ static inline void check_contexts(void) {
     struct sg_process *process = &sg_state->process[slot];
     contexts += list_length(&SG_CONTEXTS, &process->contexts);
     fences += list_length(&SG_FENCES, &process->fences);
-    list_length(&SG_QUEUE, &process->due);
+    list_length(&SG_DUE, &process->due);
     for (uint32_t i = process->contexts.head; i; i = sg_state->context[i].of_process.next) {
       struct sg_context_record *context = &sg_state->context[i];
       REQUIRE_EQUAL(context->process, slot);
