@@ -18,7 +18,7 @@
 #include "memory.h"
 #include "region_slot.h"
 
-#define MOUNTED "/run/cgpu/tenant"
+#define MOUNTED "/.cgpu/tenant" /* model/container.py says why there */
 
 /* ---- memory that a forked child finds zeroed ---- */
 

@@ -251,6 +251,6 @@ int main(void) {
   RUN(usage_of_another_version);
   RUN(grants_claim_to_be_longer);
   RUN(folder_missing);
-  if (access("/run/cgpu/tenant", F_OK) != 0) RUN(no_tenant);
+  if (access("/.cgpu/tenant", F_OK) != 0) RUN(no_tenant);
   return failures != 0;
 }

@@ -73,14 +73,16 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """One container, or one process tree started by ``cgpu run``."""
+    """One container, one process tree started by ``cgpu run``, or the users of one CDI device."""
 
     id: str
     name: str
     shares: tuple[Share, ...]
     cgroup: str = ""  # path below the cgroup root; empty: known by its processes' slots only
     refuse_managed: bool = False
-    memory_layer: MemoryLayer = MemoryLayer.SHIM
+    memory_layer: MemoryLayer = MemoryLayer.SHIM  # in force
+    container: str = ""  # the container's id, or "cdi"; its processes may have any user. Empty: not a container
+    require_layer: MemoryLayer | None = None  # nothing weaker will do; None: whatever the node has
 
     def share_on(self, gpu_uuid: str) -> Share | None:
         """The tenant's share of that GPU, if it has one."""

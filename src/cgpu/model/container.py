@@ -1,0 +1,54 @@
+"""Containers as tenants: the places and names that runtime, agent, shim and helper agree on.
+
+Everything of ours in a container lies below one folder in its root. That folder is a mount point, so
+the container's root can neither rename nor remove it; below ``/run`` or ``/usr`` it could rename the
+folder above. ``native/shim/region.c`` and ``native/programs`` have the same paths.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePosixPath
+from typing import Final
+
+ROOT: Final = PurePosixPath("/.cgpu")
+"""Mounted read-only from the container's own view folder on the host."""
+
+REGION: Final = ROOT / "tenant"
+"""The region: ``grants`` read-only, ``usage`` and ``locks`` writable, each a mount of its own."""
+
+LIBRARIES: Final = ROOT / "lib"
+"""The shim under its content-named file; with a simulated GPU its driver's libraries in ``sim``."""
+
+HELPER: Final = ROOT / "bin" / "cgpu"
+"""The static helper; also mounted as ``/usr/local/bin/cgpu`` where the image has no such file."""
+
+SIM_STATE: Final = ROOT / "machine"
+"""The state folder of the simulated machine, writable."""
+
+PRELOAD: Final = PurePosixPath("/etc/ld.so.preload")
+"""Names the shim, before what the image's own file names."""
+
+TENANT_PREFIX: Final = "oci-"
+"""See ``tenant_id_of``."""
+
+CDI_KIND: Final = "cgpu.dev/gpu"
+CDI_TENANT_PREFIX: Final = "cdi-"
+"""The tenant of the CDI device ``cgpu.dev/gpu=<name>`` is ``cdi-<name>``."""
+
+ANNOTATION_PREFIX: Final = "cgpu.dev/"
+ANNOTATION_TENANT: Final = "cgpu.dev/tenant"
+ANNOTATION_MEMORY_LAYER: Final = "cgpu.dev/memory-layer"
+ANNOTATION_COMPUTE_LAYER: Final = "cgpu.dev/compute-layer"
+
+_TENANT_ID_MAX: Final = 63
+
+
+def tenant_id_of(container_id: str) -> str:
+    """The tenant of a container: ``oci-`` and the id, with ``-`` for what a tenant's id may not hold, cut to 63.
+
+    ``native/programs/runtime.c`` computes the same. Two containers whose ids differ only beyond that
+    do not share a tenant: the agent compares the whole id, and refuses the second.
+    """
+    safe = re.sub(r"[^A-Za-z0-9._-]", "-", container_id)
+    return (TENANT_PREFIX + safe)[:_TENANT_ID_MAX].rstrip("._-")
