@@ -19,6 +19,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 
 from cgpu.agent.documentation import ACCOUNT_QUERY, POLICY_CHANGE, SHARE_CHANGE, TENANT_ID, TENANT_REQUEST, openapi
 from cgpu.agent.documents import ProcessRef
+from cgpu.agent.refusals import RefusalLog
 from cgpu.agent.schema import Schema, check
 from cgpu.agent.state import NodeState
 from cgpu.agent.views import Views
@@ -107,6 +108,7 @@ class Api:
         self._views = views
         self._owner_uid = owner_uid
         self._changed = changed
+        self._refusals = RefusalLog()
         self._routes: dict[str, dict[str, _Route]] = {
             r"/openapi\.json": {"GET": _Route(lambda _: Answer(HTTPStatus.OK, openapi()))},
             "/v1/info": {"GET": _Route(lambda _: Answer(HTTPStatus.OK, views.info()))},
@@ -131,6 +133,8 @@ class Api:
         try:
             answer = self._answer(environment, headers)
         except CgpuError as error:
+            if environment["REQUEST_METHOD"] != "GET":
+                self._refusals.refused(environment["REQUEST_METHOD"], environment.get("PATH_INFO", ""), error.message)
             answer = Answer(_status(error), {"code": error.code, "message": error.message, "remedy": error.remedy})
         except Exception:  # noqa: BLE001 - a request must not end the daemon
             _LOG.exception("%s %s", environment["REQUEST_METHOD"], environment["PATH_INFO"])
