@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import stat
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cgpu.agent.containers import own_cgroup
 from cgpu.agent.documents import Limit, NodeDocument, ProcessRef, Record, decode, encode
-from cgpu.agent.limits import own_cgroup
 from cgpu.agent.state import NodeState
 from cgpu.agent.wishes import ShareChange
 from cgpu.errors import DriverError, LayerError, NoSuchTenantError, RefusedError, TenantExistsError
@@ -18,13 +20,14 @@ from cgpu.region.reader import GRANTS, LOCKS, USAGE
 from cgpu.testing.fakes import GPU_UUIDS
 from cgpu.testing.tenant_process import TenantProcess
 from tests.unit.agent.conftest import World, tenant
+from tests.unit.agent.test_killed import killed_at
 
 RUNTIME, INIT, HOOK = 50, 70, 60
 LIMIT = (GPU_UUIDS[0], "/docker/c1")
 
 
-def container(name: str = "oci-c1", **fields: object) -> Tenant:
-    return replace(tenant(name), container="c1", **fields)  # type: ignore[arg-type]
+def container(tenant_id: str = "oci-c1", **fields: Any) -> Tenant:
+    return replace(tenant(tenant_id), container="c1", **fields)
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ def state(world: World) -> NodeState:
     return world.recovered()
 
 
-def started(world: World, state: NodeState, **fields: object) -> Record:
+def started(world: World, state: NodeState, **fields: Any) -> Record:
     """A container whose first process waits to begin."""
     state.create(container(**fields), world.caller(RUNTIME))
     world.host.spawn(INIT, pid=1, cgroup="/docker/c1")
@@ -251,3 +254,37 @@ def test_the_checkpoint_keeps_all_of_it_and_an_older_one_is_read():
     older = encode(document)
     del older["limits"], older["tenants"][0]["tenant"]["container"], older["tenants"][0]["tenant"]["require_layer"]
     assert decode(older).records["oci-c1"].tenant.require_layer is None
+
+
+def test_an_attachment_that_is_killed_at_any_step_is_made_or_not_and_leaves_no_limit(tmp_path: Path):
+    def operation(state: NodeState) -> None:
+        state.attach("oci-c1", INIT, HOOK)
+
+    number, outcomes = 0, set()
+    while True:
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        world = World(folder)
+        world.node.has_limits = world.host.has_v2 = True
+        state = world.recovered()
+        state.create(container(), world.caller(RUNTIME))
+        state.close()
+        world.host.spawn(HOOK, cgroup="/system.slice/docker")
+        world.host.spawn(INIT, pid=1, cgroup="/docker/c1")
+        killed = killed_at(world, operation, number)
+        # What the killed agent had set, the driver still holds.
+        world.node.limits[LIMIT] = (2 * GIB, 2 * GIB)
+        state = world.recovered()
+        world.tick(world.reconciler(state))
+        is_attached = state.record("oci-c1").tenant.cgroup != ""
+        outcomes.add(is_attached)
+        if is_attached:
+            assert world.node.limit_calls == [("/docker/c1", 2 * GIB, 2 * GIB)]
+        operation(state)
+        state.remove("oci-c1")
+        assert world.node.limits == {}, f"step {number}"
+        state.close()
+        if not killed:
+            break
+        number += 1
+    assert outcomes == {True, False}
