@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cgpu.errors import RegionError
 from cgpu.region.reader import RegionReader
 from cgpu.region.writer import GrantsWriter
 
@@ -21,5 +22,8 @@ class Live:
         self.writer.close()
 
     def has_slot(self) -> bool:
-        """Whether a living process is registered in it."""
-        return any(slot.alive for slot in self.reader.usage(0).slots)
+        """Whether a living process is registered in it; no more can be told of one that its tenant has damaged."""
+        try:
+            return any(slot.alive for slot in self.reader.usage(0).slots)
+        except RegionError:
+            return False

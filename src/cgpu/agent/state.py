@@ -9,7 +9,6 @@ effect may be repeated.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 import time
@@ -34,6 +33,7 @@ from cgpu.agent.wishes import NOBODY, Caller, ShareChange, changed, same_wish
 from cgpu.errors import (
     AgentError,
     CgpuError,
+    DriverError,
     LayerError,
     NoSuchTenantError,
     RefusedError,
@@ -46,7 +46,6 @@ from cgpu.model.units import MIB
 from cgpu.region.reader import GRANTS, RegionReader
 from cgpu.region.writer import GrantsWriter, Owner, Row, create_region, remove_region
 
-_LOG: Final = logging.getLogger(__name__)
 DEFAULT_CONTEXT_BYTES: Final = 512 * MIB  # until NVML has shown a context: on the safe side of 300 to 500 MiB
 
 
@@ -344,18 +343,18 @@ class NodeState:
     def bring_limits(self) -> None:
         """Set and clear what the driver has refused before, or has not been told. Raises DriverError."""
         with self.lock:
-            self.clear_limits()
+            for error in self.clear_limits():
+                raise error
             self.limits.apply(wanted_limits(self.records()), self._gpus, again=False)
 
-    def clear_limits(self) -> None:
-        """Take away the limits of tenants that are gone; what the driver refuses is tried again later."""
+    def clear_limits(self) -> tuple[DriverError, ...]:
+        """Take away the limits of tenants that are gone. What the driver refuses now is returned, and tried again."""
         with self.lock:
             wanted = frozenset(wanted_limits(self.records()))
             failed = self.limits.clear(self._document.limits - wanted, self._gpus)
             if wanted | failed.keys() != self._document.limits:
                 self._commit(limits=wanted | failed.keys())
-            for error in failed.values():
-                _LOG.warning("%s", error)
+            return tuple(failed.values())
 
     def _recover_tenant(self, record: Record) -> None:
         gone = [share.gpu_uuid for share in record.tenant.shares if share.gpu_uuid not in self._gpus]

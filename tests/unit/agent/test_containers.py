@@ -288,3 +288,12 @@ def test_an_attachment_that_is_killed_at_any_step_is_made_or_not_and_leaves_no_l
             break
         number += 1
     assert outcomes == {True, False}
+
+
+def test_a_container_that_damages_its_region_still_ends_and_keeps_nobody_else(world: World, state: NodeState):
+    started(world, state)
+    state.create(tenant("b", GIB), world.caller(51))
+    (state.region("oci-c1") / USAGE).write_bytes(b"")
+    del world.host.table[INIT], world.host.table[51]
+    assert world.tick(world.reconciler(state)).tenants_left == 0
+    assert world.node.limits == {}
