@@ -9,51 +9,44 @@ effect may be repeated.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from cgpu.adapters.checkpoint import CheckpointStore
+from cgpu.agent.adoption import adopt, checkpointed, region_folders
 from cgpu.agent.attribution import ContextEstimate
-from cgpu.agent.documents import NodeDocument, ProcessRef, Record, decode, encode
+from cgpu.agent.containers import own_cgroup, process_of_container
+from cgpu.agent.documents import Limit, NodeDocument, ProcessRef, Record, encode
 from cgpu.agent.ledger import Ledger
+from cgpu.agent.limits import DriverLimits, wanted_limits
+from cgpu.agent.live import Live
 from cgpu.agent.locks import GpuLocks
 from cgpu.agent.ports import ArbiterControl, Cgroups, GpuNode, Processes
-from cgpu.agent.survey import Subject, Survey, Surveyor
-from cgpu.agent.wishes import NOBODY, Caller, ShareChange, changed, same_wish, tenant_of
+from cgpu.agent.room import check_card, check_cards, gpu_named, occupancy, record_named
+from cgpu.agent.survey import REGION_VARIABLE, Subject, Survey, Surveyor
+from cgpu.agent.wishes import NOBODY, Caller, ShareChange, changed, same_wish
 from cgpu.errors import (
     AgentError,
     CgpuError,
-    NoSuchGpuError,
+    DriverError,
+    LayerError,
     NoSuchTenantError,
     RefusedError,
     RegionError,
     TenantExistsError,
-    UsageError,
 )
-from cgpu.model.admission import Occupancy, admit, fits_card, fits_time
+from cgpu.model.admission import admit, fits_card, fits_time
 from cgpu.model.tenant import ComputeLayer, Gpu, GpuPolicy, Policy, Share, Tenant
 from cgpu.model.units import MIB
 from cgpu.region.reader import GRANTS, RegionReader
 from cgpu.region.writer import GrantsWriter, Owner, Row, create_region, remove_region
 
 DEFAULT_CONTEXT_BYTES: Final = 512 * MIB  # until NVML has shown a context: on the safe side of 300 to 500 MiB
-
-
-@dataclass(slots=True)
-class Live:
-    """A tenant's region, open in this agent."""
-
-    reader: RegionReader
-    writer: GrantsWriter
-
-    def close(self) -> None:
-        """Release the files."""
-        self.reader.close()
-        self.writer.close()
 
 
 class NodeState:
@@ -93,6 +86,7 @@ class NodeState:
         self._asked: set[str] = set()  # cards whose context size was asked for
         self._step = step
         self._gpus = {gpu.uuid: gpu for gpu in node.gpus()}
+        self.limits = DriverLimits(node, cgroups)
         self._surveyor = Surveyor(node, processes, cgroups, clock_ns)
         self._document = NodeDocument({}, {}, {})
         self._live: dict[str, Live] = {}
@@ -107,11 +101,7 @@ class NodeState:
 
     def gpu(self, name: str) -> Gpu:
         """The card with this index or UUID. Raises NoSuchGpuError."""
-        for gpu in self._gpus.values():
-            if name in (str(gpu.index), gpu.uuid):
-                return gpu
-        known = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in self._gpus.values()) or "none"
-        raise NoSuchGpuError(f"there is no GPU {name!r} on this node", f"GPUs here: {known}")
+        return gpu_named(name, self._gpus.values())
 
     def records(self) -> tuple[Record, ...]:
         """All tenants, oldest first."""
@@ -121,12 +111,7 @@ class NodeState:
     def record(self, name: str) -> Record:
         """The tenant with this id or name. Raises NoSuchTenantError."""
         with self.lock:
-            if name in self._document.records:
-                return self._document.records[name]
-            for record in self._document.records.values():
-                if record.tenant.name == name:
-                    return record
-        raise NoSuchTenantError(f"there is no tenant {name!r}", "`cgpu ps` lists them")
+            return record_named(name, self._document.records)
 
     def region(self, tenant_id: str) -> Path:
         """The tenant's folder."""
@@ -161,7 +146,15 @@ class NodeState:
     def has_live_slot(self, tenant_id: str) -> bool:
         """Whether a process of the tenant is registered in its region."""
         live = self._live.get(tenant_id)
-        return live is not None and any(slot.alive for slot in live.reader.usage(0).slots)
+        return live is not None and live.has_slot()
+
+    def has_ended(self, record: Record) -> bool:
+        """Whether the whole process tree of a tenant that lives as long as one is gone."""
+        if record.root is None or self._runs(record.root):
+            return False
+        if self._cgroups.populated(record.tenant.cgroup) or self.has_live_slot(record.tenant.id):
+            return False
+        return not self.processes.with_variable(REGION_VARIABLE, str(self.region(record.tenant.id)))
 
     def survey(self) -> Survey:
         """Look at the node now. Raises DriverError when NVML does not answer."""
@@ -190,17 +183,21 @@ class NodeState:
             if self._closing:
                 raise AgentError("the agent is ending with its last tenant", "try again")
             known = self._document.records.get(tenant.id)
+            if known is not None and known.tenant.container and self.has_ended(known):
+                self.remove(tenant.id)  # the same container is started again before its end was seen
+                known = None
             if known is not None:
                 if same_wish(known.tenant, tenant):
                     return known
                 raise TenantExistsError(f"there is a tenant {tenant.id!r} with another share", "use `cgpu set`")
             self._check_new(tenant)
-            record = Record(self._with_leaf(tenant, caller), caller.process)
+            record = Record(self._planned(self._with_leaf(tenant, caller)), caller.process)
             self._step("create:decided")
             self._commit(records={**self._document.records, tenant.id: record})
             self._step("create:committed")
             try:
                 self._establish(record, caller.owner)
+                self._apply_limits(tenant.id)
                 self._refresh(share.gpu_uuid for share in tenant.shares)
             except CgpuError:
                 self.remove(tenant.id)
@@ -219,6 +216,7 @@ class NodeState:
             self._step("remove:decided")
             self._commit(records=remaining)
             self._step("remove:committed")
+            self.clear_limits()
             self._dismantle(tenant)
             self._refresh(share.gpu_uuid for share in tenant.shares)
             self._step("remove:done")
@@ -240,8 +238,43 @@ class NodeState:
             self._commit(records={**self._document.records, record.tenant.id: record_now})
             self._step("set:committed")
             self._refresh(share.gpu_uuid for share in shares)
+            self._apply_limits(record.tenant.id)
             self._step("set:done")
             return record_now
+
+    def attach(self, tenant_id: str, host_pid: int, caller_pid: int) -> Record:
+        """A container's first process is there and waits to begin. Repeating it is no error.
+
+        ``caller_pid`` is a process outside the container. Raises RefusedError for a process that cannot
+        be the container's, LayerError and DriverError where its quota cannot be enforced as promised.
+        """
+        with self.lock:
+            record = self.record(tenant_id)
+            process = process_of_container(record, host_pid, self.records(), self.processes, self._cgroups)
+            outside = [self._cgroups.of(pid) for pid in (os.getpid(), caller_pid)]
+            outside += [other.tenant.cgroup for other in self.records() if other.tenant.id != record.tenant.id]
+            cgroup = own_cgroup(self._cgroups.of(host_pid), outside)
+            tenant = self._planned(replace(record.tenant, cgroup=cgroup), attached=True)
+            record_now = Record(tenant, None if record.root is None else process)
+            self._step("attach:decided")
+            self._commit(records={**self._document.records, tenant.id: record_now})
+            self._step("attach:committed")
+            self._apply_limits(tenant.id)
+            self._refresh(share.gpu_uuid for share in tenant.shares)
+            self._step("attach:done")
+            return record_now
+
+    def container_ends(self, name: str) -> None:
+        """A container and its cgroup are about to be deleted. Raises NoSuchTenantError.
+
+        The driver stops keeping memory for it; once its first process has ended, the tenant is removed.
+        """
+        with self.lock:
+            record = self.record(name)
+            if record.root is not None and not self._runs(record.root):
+                self.remove(record.tenant.id)
+            else:
+                self.limits.give_back(wanted_limits((record,)), self._gpus)
 
     def set_policy(self, gpu: Gpu, policy: GpuPolicy) -> None:
         """How the card's time is divided from the next slot on.
@@ -295,18 +328,33 @@ class NodeState:
         Raises StateError for a checkpoint that cannot be read.
         """
         with self.lock:
-            data = self._store.load()
-            if data is None:
-                self._document = NodeDocument(self._adopt(), {}, {})
-            else:
-                try:
-                    self._document = decode(data)
-                except (KeyError, TypeError, ValueError, AttributeError) as error:
-                    raise self._store.set_aside(f"not a checkpoint: {error!r}") from error
+            document = checkpointed(self._store)
+            if document is None:
+                records, faults = adopt(region_folders(self._tenants_dir), self.processes, self._cgroups)
+                document = NodeDocument(records, {}, {})
+                self._faults |= faults
+            self._document = document
             for record in self._document.records.values():
                 self._recover_tenant(record)
+            self.clear_limits()
             self._remove_orphans()
             self._refresh(self._gpus)
+
+    def bring_limits(self) -> None:
+        """Set and clear what the driver has refused before, or has not been told. Raises DriverError."""
+        with self.lock:
+            for error in self.clear_limits():
+                raise error
+            self.limits.apply(wanted_limits(self.records()), self._gpus, again=False)
+
+    def clear_limits(self) -> tuple[DriverError, ...]:
+        """Take away the limits of tenants that are gone. What the driver refuses now is returned, and tried again."""
+        with self.lock:
+            wanted = frozenset(wanted_limits(self.records()))
+            failed = self.limits.clear(self._document.limits - wanted, self._gpus)
+            if wanted | failed.keys() != self._document.limits:
+                self._commit(limits=wanted | failed.keys())
+            return tuple(failed.values())
 
     def _recover_tenant(self, record: Record) -> None:
         gone = [share.gpu_uuid for share in record.tenant.shares if share.gpu_uuid not in self._gpus]
@@ -316,52 +364,29 @@ class NodeState:
         owner = self.processes.uid_gid(record.root.host_pid) if record.root else None
         try:
             self._establish(record, Owner(*owner) if owner else Owner())
-        except RegionError as error:
+        except (RegionError, LayerError) as error:
             # Its processes keep what they have mapped; a second region would count them anew.
             self._faults[record.tenant.id] = error.message
 
-    def _adopt(self) -> dict[str, Record]:
-        records: dict[str, Record] = {}
-        for folder in self._region_folders():
-            reader = None
-            try:
-                reader = RegionReader(folder)
-                grants = reader.grants()
-                if any(slot.alive for slot in reader.usage(0).slots) and grants.tenant_id == folder.name:
-                    records[folder.name] = Record(tenant_of(grants))
-            except RegionError as error:
-                self._faults[folder.name] = error.message
-            finally:
-                if reader is not None:
-                    reader.close()
-        return records
-
     def _remove_orphans(self) -> None:
-        for folder in self._region_folders():
+        for folder in region_folders(self._tenants_dir):
             if folder.name not in self._document.records and folder.name not in self._faults:
                 self.ledger.end(folder.name, folder)
                 with contextlib.suppress(RegionError):  # foreign files in it: left alone
                     remove_region(folder)
 
-    def _region_folders(self) -> list[Path]:
-        return sorted(self._tenants_dir.iterdir()) if self._tenants_dir.is_dir() else []
-
     # ---- deciding ----
 
     def _check_new(self, tenant: Tenant) -> None:
-        if not tenant.shares:
-            raise UsageError("a tenant needs a share of at least one GPU")
-        if len({share.gpu_uuid for share in tenant.shares}) != len(tenant.shares):
-            raise RefusedError("a GPU is named twice", "one share of each GPU is what a tenant can have")
         if any(record.tenant.name == tenant.name for record in self._document.records.values()):
             raise TenantExistsError(f"there is a tenant named {tenant.name!r}", "choose another --name")
+        check_cards(tenant)
         survey = self.survey()
         for share in tenant.shares:
             gpu = self.gpu(share.gpu_uuid)
-            if gpu.mig:
-                raise RefusedError(f"GPU {gpu.index} ({gpu.uuid}) is in MIG mode", "turn MIG off, or use another GPU")
+            check_card(gpu)
             self._locks.acquire(gpu)
-            admit(gpu, self.policy(gpu), self._occupancy(gpu, survey), share)
+            admit(gpu, self.policy(gpu), occupancy(gpu, self.records(), survey), share)
 
     def _check_growth(self, tenant: Tenant, shares: tuple[Share, ...]) -> None:
         for old, new in zip(tenant.shares, shares, strict=True):
@@ -370,25 +395,24 @@ class NodeState:
             if new != replace(old, memory_bytes=new.memory_bytes):
                 fits_time(gpu, self.policy(gpu), tuple(new if share is old else share for share in self._shares(gpu)))
             if new.memory_bytes > old.memory_bytes:
-                admit(gpu, self.policy(gpu), self._occupancy(gpu, self.survey(), without=tenant.id), new)
-
-    def _occupancy(self, gpu: Gpu, survey: Survey, without: str = "") -> Occupancy:
-        shares, overhead = [], 0
-        for record in self._document.records.values():
-            share = record.tenant.share_on(gpu.uuid)
-            if share is not None and record.tenant.id != without:
-                shares.append(share)
-                overhead += max(0, survey.on(record.tenant.id, gpu.uuid).truth_bytes - share.memory_bytes)
-        return Occupancy(tuple(shares), overhead, survey.foreign_bytes(gpu.uuid))
+                others = [record for record in self.records() if record.tenant.id != tenant.id]
+                admit(gpu, self.policy(gpu), occupancy(gpu, others, self.survey()), new)
 
     def _shares(self, gpu: Gpu) -> tuple[Share, ...]:
         found = (record.tenant.share_on(gpu.uuid) for record in self._document.records.values())
         return tuple(share for share in found if share is not None)
 
     def _with_leaf(self, tenant: Tenant, caller: Caller) -> Tenant:
-        if tenant.cgroup or caller.process is None:
-            return tenant
+        if tenant.cgroup or tenant.container or caller.process is None:
+            return tenant  # the caller of a container is its runtime
         return replace(tenant, cgroup=self._cgroups.plan_leaf(tenant.id, caller.process.host_pid))
+
+    def _planned(self, tenant: Tenant, *, attached: bool = False) -> Tenant:
+        gpus = [self._gpus[share.gpu_uuid] for share in tenant.shares if share.gpu_uuid in self._gpus]
+        return self.limits.plan(tenant, gpus, attached=attached)
+
+    def _runs(self, process: ProcessRef) -> bool:
+        return self.processes.start_ticks(process.host_pid) == process.start_ticks
 
     def _rows(self, tenant: Tenant) -> tuple[Row, ...]:
         return tuple(
@@ -404,12 +428,15 @@ class NodeState:
         records: dict[str, Record] | None = None,
         policies: dict[str, GpuPolicy] | None = None,
         contexts: dict[str, ContextEstimate] | None = None,
+        limits: frozenset[Limit] | None = None,
     ) -> None:
         old = self._document
+        records = old.records if records is None else records
         document = NodeDocument(
-            old.records if records is None else records,
+            records,
             old.policies if policies is None else policies,
             old.contexts if contexts is None else contexts,
+            old.limits | wanted_limits(records.values()).keys() if limits is None else limits,
         )
         self._store.save(encode(document))
         self._document = document
@@ -438,17 +465,17 @@ class NodeState:
             # What a killed agent has not written is told by the region, as long as no arbiter writes there.
             self.ledger.take_over(self._live[tenant.id].reader)
         self._step("establish:opened")
-        if record.root is not None and tenant.cgroup and not self._enter_leaf(tenant.cgroup, record.root):
-            self._commit(
-                records={**self._document.records, tenant.id: replace(record, tenant=replace(tenant, cgroup=""))}
-            )
+        leaf = tenant.cgroup if record.root is not None and not tenant.container else ""
+        if record.root is not None and leaf and not self._enter_leaf(leaf, record.root):
+            without = self._planned(replace(tenant, cgroup=""))
+            self._commit(records={**self._document.records, tenant.id: replace(record, tenant=without)})
         self._step("establish:leaf")
         for row, share in enumerate(tenant.shares):
             self.arbiter.add_tenant(self._gpus[share.gpu_uuid], folder, row, share)
         self._step("establish:arbiter")
 
     def _enter_leaf(self, path: str, root: ProcessRef) -> bool:
-        if self.processes.start_ticks(root.host_pid) != root.start_ticks:
+        if not self._runs(root):
             return True  # it has ended; what it left behind is in the leaf already, or nowhere
         return self._cgroups.of(root.host_pid) == path or self._cgroups.enter_leaf(path, root.host_pid)
 
@@ -465,7 +492,12 @@ class NodeState:
         self._faults.pop(tenant.id, None)
         remove_region(self.region(tenant.id), self._step)
         self._step("dismantle:region")
-        self._cgroups.remove_leaf(tenant.cgroup)
+        if not tenant.container:  # its cgroup is its engine's
+            self._cgroups.remove_leaf(tenant.cgroup)
+
+    def _apply_limits(self, tenant_id: str) -> None:
+        self.limits.apply(wanted_limits((self._document.records[tenant_id],)), self._gpus)
+        self._step("limits:set")
 
     def _refresh(self, gpu_uuids: Iterable[str]) -> None:
         """Write what follows from the document to every region and to the arbiter."""
