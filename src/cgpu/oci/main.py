@@ -1,8 +1,8 @@
 """``python -I -m cgpu.oci --config CONF -- ARGS``: a container as a tenant, then the real runtime in our place.
 
-cgpu-runtime calls it for a ``create`` or ``run`` whose bundle may ask for a share. The real runtime takes this
-process over (exec), so the agent's tenant, which lasts as long as its caller, outlives every failure by nothing:
-once the container is there, the createRuntime hook ties the tenant to it.
+cgpu-runtime calls it for a ``create`` or ``run`` whose bundle may ask for a share. The real runtime takes over this
+process (exec). The tenant lasts as long as this process, so it also ends where the runtime fails, until the
+createRuntime hook ties it to the container.
 """
 
 from __future__ import annotations
