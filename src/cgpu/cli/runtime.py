@@ -27,9 +27,6 @@ examples:
 Without --config: /etc/docker/daemon.json, /etc/containers/containers.conf.d/50-cgpu.conf,
 /etc/containerd/config.toml (or 50-cgpu.toml in a folder that it imports, from version 3 on).
 """
-FOLDER: Final = Path("/usr/local/lib/cgpu")
-"""Below it a folder per engine: each may have another runtime below ours."""
-
 _ENGINES: Final = ("docker", "podman", "containerd")
 _NOT_SOUND: Final = 1
 
@@ -48,7 +45,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
             "--runtime-path",
             type=Path,
             metavar="DIR",
-            help=f"folder of our program and its settings; {FOLDER}/ENGINE when not given",
+            help="folder of our program and its settings; /usr/local/lib/cgpu/ENGINE when not given",
         )
     install.add_argument(
         "--real-runtime", metavar="PATH", help="the runtime below ours; runc or crun, as the engine prefers"
@@ -60,7 +57,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 def installation_of(engine: str, *, config: Path | None = None, folder: Path | None = None) -> Installation:
     """The installation beside an engine, by default in the usual places."""
-    from cgpu.adapters.engines.installation import ENGINES, Installation
+    from cgpu.adapters.engines.installation import ENGINES, FOLDER, Installation
 
     known = ENGINES[engine]
     return Installation(known, (config or known.default_config).absolute(), (folder or FOLDER / engine).absolute())

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cgpu.adapters.engines.containerd import Containerd
 from cgpu.adapters.engines.docker import Docker
@@ -58,7 +55,7 @@ def placed(engine: Engine, folder: Path, text: str | None) -> Installation:
     config.parent.mkdir()
     if text is not None:
         config.write_text(text)
-    return Installation(engine, config, folder / "lib" / engine.name)
+    return Installation(engine, config, folder / "lib")
 
 
 @pytest.mark.parametrize(("engine", "text"), CASES)
@@ -160,20 +157,3 @@ def test_paths_that_the_settings_cannot_hold_are_refused():
     with pytest.raises(UsageError):
         RuntimeSettings(Path("/a#b"), Path("/p"), Path("/s"), Path("/t")).text()
     assert parse_settings(SETTINGS.text())["socket"] == "/run/a.sock"
-
-
-_KEYS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=6)
-_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=3),
-    max_leaves=8,
-)
-
-
-@given(st.dictionaries(_KEYS.filter(lambda key: key != "runtimes"), _VALUES, max_size=4), st.integers(0, 8))
-def test_any_daemon_json_keeps_its_values_and_order(document: dict[str, object], indent: int):
-    text = json.dumps(document, indent=indent or None)
-    with_ours = Docker().with_runtime(ConfigFile(Path("x"), text), "/p")
-    assert list(json.loads(with_ours)) == [*document, "runtimes"]
-    assert Docker().without_runtime(with_ours, text) == text
-    assert json.loads(Docker().without_runtime(with_ours, None) or "{}") == document

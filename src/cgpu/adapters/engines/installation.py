@@ -15,6 +15,9 @@ from cgpu.adapters.host_files import Change, Remove, RemoveIfEmpty, Write
 from cgpu.errors import StateError, UsageError
 
 ENGINES: Final[dict[str, Engine]] = {engine.name: engine for engine in (Docker(), Podman(), Containerd())}
+FOLDER: Final = Path("/usr/local/lib/cgpu")
+"""Below it a folder per engine: each may have another runtime below ours."""
+
 PROGRAM: Final = "cgpu-runtime"
 SETTINGS: Final = "cgpu-runtime.conf"
 
@@ -88,7 +91,8 @@ class Installation:
             if backup is not None and text == backup:
                 changes.append(Remove(backup_of(file.path)))
         changes += [Remove(self.program), Remove(self.folder / SETTINGS)]
-        return [*changes, RemoveIfEmpty(self.folder), RemoveIfEmpty(self.folder.parent)]
+        changes.append(RemoveIfEmpty(self.folder))
+        return [*changes, RemoveIfEmpty(FOLDER)] if self.folder.parent == FOLDER else changes
 
     def faults(self, program: bytes) -> list[str]:
         """What is wrong with it, in words; empty: it is installed, and is this version's."""
