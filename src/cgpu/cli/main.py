@@ -19,6 +19,7 @@ from cgpu.cli import (
     policy,
     ps,
     run,
+    runtime,
     set,  # noqa: A004 - named as the verb
     sim,
     smi,
@@ -28,7 +29,23 @@ from cgpu.cli.watch import discard_output
 from cgpu.errors import CgpuError, UsageError
 from cgpu.settings import Settings
 
-_VERBS: Final = (run, ps, top, smi, set, policy, account, info, doctor, compat, explain, agent, sim, demo)
+_VERBS: Final = (
+    run,
+    ps,
+    top,
+    smi,
+    set,
+    policy,
+    account,
+    info,
+    doctor,
+    compat,
+    explain,
+    agent,
+    runtime,
+    sim,
+    demo,
+)
 _INTERRUPTED: Final = 130  # 128 + SIGINT, as a shell has it
 _EPILOG = """\
 exit codes:
