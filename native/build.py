@@ -1,8 +1,11 @@
-"""Build the C libraries of cgpu into src/cgpu/_native (or --out).
+"""Build the C libraries and programs of cgpu into src/cgpu/_native (or --out).
 
 Two compilers. `zig`, from the ziglang package, is for wheels: it links against glibc 2.17 whatever the
 machine has, cross-compiles, needs no compiler installed, and gives the same bytes for the same sources.
 `cc` is the machine's own, for development and sanitizers: faster, with debug information.
+
+Programs are always zig's: they are linked statically with musl, because one of them runs in containers
+whatever their C library is, and the other in the way of every container that starts.
 
 Several builds may run at once in one tree: objects and libraries appear under their names complete.
 """
@@ -19,6 +22,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import tomllib
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,6 +56,26 @@ LIBRARIES = (
 
 
 @dataclass(frozen=True)
+class Program:
+    """One static executable."""
+
+    output: str  # below the output folder
+    sources: tuple[str, ...]  # globs below native/
+
+
+PROGRAMS = (
+    Program(
+        "bin/cgpu-runtime",
+        tuple(
+            f"programs/{name}.c"
+            for name in ("agent_http", "command_line", "conf", "hook", "json_text", "runtime", "say", "scan")
+        ),
+    ),
+    Program("bin/cgpu-inside", ("programs/inside*.c", "programs/say.c")),
+)
+
+
+@dataclass(frozen=True)
 class Toolchain:
     """A compiler and the flags that make it what it is for."""
 
@@ -67,6 +91,14 @@ class Toolchain:
         return cls(
             f"zig-{arch}", command, ("-O2", "-g0", f"-ffile-prefix-map={ROOT}=.", *extra), ("-Wl,--strip-debug",)
         )
+
+    @classmethod
+    def static(cls, arch: str) -> Toolchain:
+        """Programs: small, whole, and the same bytes for the same sources."""
+        command = (sys.executable, "-m", "ziglang", "cc", "-target", f"{arch}-linux-musl")
+        version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+        flags = ("-Os", "-g0", "-static", f"-ffile-prefix-map={ROOT}=.", f'-DCGPU_VERSION="{version}"')
+        return cls(f"zig-{arch}-musl", command, flags, ("-Wl,--strip-all",))
 
     @classmethod
     def cc(cls, extra: tuple[str, ...] = ()) -> Toolchain:
@@ -101,8 +133,8 @@ def version_script(library: Library) -> str:
     return "{\n  global:\n" + "".join(f"    {name};\n" for name in names) + "  local: *;\n};\n"
 
 
-def sources_of(library: Library) -> list[Path]:
-    """The library's source files, in the same order everywhere."""
+def sources_of(library: Library | Program) -> list[Path]:
+    """The source files of a library or program, in the same order everywhere."""
     return sorted({path for pattern in library.sources for path in NATIVE.glob(pattern)})
 
 
@@ -117,12 +149,7 @@ def build(library: Library, out: Path, toolchain: Toolchain) -> Path | None:
     sources = sources_of(library)
     if not sources:
         return None
-    work = ROOT / "build" / toolchain.name
-    work.mkdir(parents=True, exist_ok=True)
-    command = [*toolchain.command, *LANGUAGE, *toolchain.flags, *WARNINGS, *include_flags(sources)]
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(lambda source: compile_object(command, source, work), sources))
-
+    objects = compile_all(sources, toolchain)
     target = out / library.output
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as scratch:
@@ -140,6 +167,34 @@ def build(library: Library, out: Path, toolchain: Toolchain) -> Path | None:
         ])  # fmt: skip
         linked.replace(target)  # never write into a library that a process may have mapped
     return target
+
+
+def build_program(program: Program, out: Path, toolchain: Toolchain) -> Path | None:
+    """Compile and link one program below `out`, mode 0755; None when it has no sources."""
+    sources = sources_of(program)
+    if not sources:
+        return None
+    objects = compile_all(sources, toolchain)
+    target = out / program.output
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as scratch:
+        linked = Path(scratch, target.name)
+        _run([
+            *toolchain.command, *toolchain.flags, *map(str, objects), "-o", str(linked),
+            "-Wl,-z,noexecstack", "-Wl,--build-id=none", *toolchain.link_flags,
+        ])  # fmt: skip
+        linked.chmod(0o755)
+        linked.replace(target)
+    return target
+
+
+def compile_all(sources: list[Path], toolchain: Toolchain) -> list[Path]:
+    """The objects of the sources, in their order."""
+    work = ROOT / "build" / toolchain.name
+    work.mkdir(parents=True, exist_ok=True)
+    command = [*toolchain.command, *LANGUAGE, *toolchain.flags, *WARNINGS, *include_flags(sources)]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda source: compile_object(command, source, work), sources))
 
 
 def compile_object(command: list[str], source: Path, work: Path) -> Path:
@@ -172,7 +227,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help="output folder")
     parser.add_argument("--compiler", choices=("zig", "cc"), default="zig")
     parser.add_argument("--arch", choices=ARCHITECTURES, default=os.uname().machine, help="for zig")
-    parser.add_argument("--only", default="", help="build only the libraries whose output contains this text")
+    parser.add_argument("--only", default="", help="build only that whose output contains this text")
     parser.add_argument("--extra", default="", help="further compiler flags, e.g. -fsanitize=thread")
     options = parser.parse_args()
     extra = tuple(shlex.split(options.extra))
@@ -181,6 +236,10 @@ def main() -> None:
         if options.only in library.output:
             built = build(library, options.out, toolchain)
             print(f"build.py: {built or library.output + ': no sources'}")
+    for program in PROGRAMS:
+        if options.only in program.output:
+            made = build_program(program, options.out, Toolchain.static(options.arch))
+            print(f"build.py: {made or program.output + ': no sources'}")
 
 
 if __name__ == "__main__":

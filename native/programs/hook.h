@@ -1,0 +1,10 @@
+/* hook.h - the runtime program as a hook of the container's runtime. */
+#ifndef CGPU_PROGRAMS_HOOK_H
+#define CGPU_PROGRAMS_HOOK_H
+
+/* `cgpu-runtime hook attach SOCKET TENANT`: gives the agent the container's state, which the runtime
+ * writes to stdin, and with it the process whose cgroup is the tenant's. Argument 0 is "hook". The
+ * program's exit status; not 0 keeps the container from starting. */
+int hook(int argc, char *const argv[]);
+
+#endif

@@ -1,0 +1,13 @@
+/* scan.h - whether a container asks anything of cgpu. */
+#ifndef CGPU_PROGRAMS_SCAN_H
+#define CGPU_PROGRAMS_SCAN_H
+
+#include <stdbool.h>
+
+#define SCAN_MAX (16u << 20) /* bytes of a config.json; a longer one is taken for one that asks */
+
+/* Whether the bundle's config.json holds one of the words by which a container asks for a share. False
+ * also for a file that cannot be read: the runtime says what is wrong with it. */
+bool bundle_asks(const char *bundle);
+
+#endif
