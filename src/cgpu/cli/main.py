@@ -23,12 +23,13 @@ from cgpu.cli import (
     sim,
     smi,
     top,
+    tree,
 )
 from cgpu.cli.watch import discard_output
 from cgpu.errors import CgpuError, UsageError
 from cgpu.settings import Settings
 
-_VERBS: Final = (run, ps, top, smi, set, policy, account, info, doctor, compat, explain, agent, sim, demo)
+_VERBS: Final = (run, ps, top, smi, set, policy, account, info, doctor, compat, explain, agent, tree, sim, demo)
 _INTERRUPTED: Final = 130  # 128 + SIGINT, as a shell has it
 _EPILOG = """\
 exit codes:
