@@ -9,8 +9,7 @@ import errno
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from cgpu import __version__
@@ -41,7 +40,7 @@ class Node:
 
     gpus: Sequence[Document]
     tenants: Sequence[Document] = ()
-    numbers: Numbers = MappingProxyType({})
+    numbers: Numbers = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
