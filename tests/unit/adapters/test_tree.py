@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 import pytest
 
@@ -188,3 +189,13 @@ def test_the_agent_is_asked_for_what_a_path_needs(path: str, gpus: bool, tenants
 def test_mount_points_are_read_with_their_spaces():
     row = r"36 35 0:47 / /mnt/my\040tree rw,nosuid shared:1 - fuse.cgpu cgpu rw,user_id=0" + "\n"
     assert list(_mounts(row)) == [("/mnt/my tree", "fuse.cgpu")]
+
+
+def test_the_document_lists_every_file():
+    document = (Path(__file__).parents[3] / "docs" / "tree.md").read_text()
+    node = Node([gpu()], [tenant("a")], {(GPU, "a"): 0})
+    for folder, prefix in (("/", ""), ("/0", "<gpu>/"), ("/0/a", "<gpu>/<container>/")):
+        for name in names(folder, node):
+            found = entry(f"{folder.rstrip('/')}/{name}", node)
+            if isinstance(found, File):
+                assert f"| `{prefix}{name}` | {'rw' if found.change else 'r'} |" in document
