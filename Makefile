@@ -58,10 +58,11 @@ $(VENV)/.built: $(VENV)/.tools $(NATIVE)
 	@$(BIN)/python native/build.py >/dev/null
 	@touch $@
 
-# The sanitizer builds need a C compiler with its run-time libraries, the doctor's probe pod runs in busybox. CI
-# installs both; for everybody else the tests that miss the one are skipped, and use other shells for the other.
+# The sanitizer builds need a C compiler with its run-time libraries, the doctor's probe pod runs in busybox, the
+# tree is a FUSE mount. CI installs them; for everybody else the tests that miss a compiler or libfuse are skipped, and
+# other shells stand in for busybox.
 tools:
-	@if [ "$$CI" = true ] && [ "$$(id -u)" = 0 ] && ! { command -v cc && command -v busybox; } >/dev/null; then \
-	  echo "installing gcc and busybox"; \
-	  apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev busybox-static; \
+	@if [ "$$CI" = true ] && [ "$$(id -u)" = 0 ] && ! { command -v cc && command -v busybox && command -v fusermount3; } >/dev/null; then \
+	  echo "installing gcc, busybox and fuse3"; \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev busybox-static fuse3; \
 	fi

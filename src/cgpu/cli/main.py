@@ -24,6 +24,7 @@ from cgpu.cli import (
     sim,
     smi,
     top,
+    tree,
 )
 from cgpu.cli.watch import discard_output
 from cgpu.errors import CgpuError, UsageError
@@ -43,6 +44,7 @@ _VERBS: Final = (
     explain,
     agent,
     runtime,
+    tree,
     sim,
     demo,
 )
