@@ -11,6 +11,7 @@
     |   +-- TenantExistsError   the name or id is taken
     |   +-- CapacityError       more than what is left of the card, or the 21st tenant
     |   +-- ForbiddenError      the caller may look, but not change
+    |   +-- LayerError          nothing on this node enforces the quota as was required
     +-- AgentError              the agent does not run or does not answer        exit 4
     +-- ClusterError            the Kubernetes API does not answer or refuses    exit 3
     +-- DriverError             NVML or libcuda is missing or failed             exit 5
@@ -131,6 +132,12 @@ class ForbiddenError(RefusedError):
     """The caller may look at the node, but not change it."""
 
     code = "forbidden"
+
+
+class LayerError(RefusedError):
+    """What enforces the quota here is weaker than the request requires."""
+
+    code = "layer"
 
 
 class AgentError(CgpuError):

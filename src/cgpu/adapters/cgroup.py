@@ -16,6 +16,7 @@ class CgroupTree:
     def __init__(self, mounts: tuple[Path, ...] = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))) -> None:
         # cgroup.procs is in the root of a v2 hierarchy and, with v1, only inside the controllers' own.
         self.root = next((mount for mount in mounts if (mount / "cgroup.controllers").is_file()), None)
+        self._only_v2 = self.root == mounts[0]
 
     def of(self, host_pid: int, proc: Path = _PROC) -> str:
         """Path of the process's cgroup: v2's, or v1's first when v2 says no more than ``/``; "" when it is gone."""
@@ -61,15 +62,28 @@ class CgroupTree:
             return False
         return True
 
-    def populated(self, path: str) -> bool:
-        """Whether a process lives in the cgroup or below it; False when it is gone."""
-        if self.root is None or not path:
+    def folder(self, path: str) -> Path | None:
+        """Folder of a cgroup that exists in a hierarchy of v2 alone, as the driver's memory limits need it."""
+        if self.root is None or not self._only_v2 or not path.startswith("/") or ".." in Path(path).parts:
+            return None
+        folder = self.root / path.lstrip("/")
+        return folder if folder.is_dir() else None
+
+    def populated(self, path: str, proc: Path = _PROC) -> bool:
+        """Whether a process lives in the cgroup or below it; False when it is gone.
+
+        One of v1 does not say so itself: there every process is asked.
+        """
+        if path in ("", "/"):
             return False
-        try:
-            events = (self.root / path.lstrip("/") / "cgroup.events").read_text()
-        except OSError:
-            return False
-        return "populated 1" in events
+        if self.root is not None:
+            with contextlib.suppress(OSError):
+                return "populated 1" in (self.root / path.lstrip("/") / "cgroup.events").read_text()
+            if self._only_v2:
+                return False
+        return any(
+            is_within(self.of(int(entry.name), proc), path) for entry in proc.iterdir() if entry.name.isdecimal()
+        )
 
     def remove_leaf(self, path: str) -> bool:
         """Remove a leaf made here; what still runs in it goes back to where it came from. False when that fails."""

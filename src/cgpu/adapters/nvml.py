@@ -7,6 +7,7 @@ is opened by path before ``pynvml`` asks for the soname, which then finds the on
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,50 @@ class NvmlNode:
             for row in rows:
                 found[row.pid] = GpuProcess(row.pid, row.usedGpuMemory)
         return tuple(found.values())
+
+    def limits_memory(self, gpu: Gpu, cgroup: Path) -> bool:
+        """Whether the driver can limit the card's memory for a cgroup: r615 and later, with cgroup v2.
+
+        ``cgroup`` is the folder of any that exists. A driver that fails to answer cannot.
+        """
+        limits = pynvml.c_nvmlGetMemoryLimits_v1_t(nameSpace=os.fsencode(cgroup))
+        try:
+            _ask(
+                "nvmlDeviceGetMemoryLimits_v1",
+                pynvml.nvmlDeviceGetMemoryLimits_v1,
+                self._handles[gpu.index],
+                limits,
+            )
+        except DriverError:
+            return False
+        return True
+
+    def set_memory_limit(self, gpu: Gpu, cgroup: Path, soft_bytes: int, hard_bytes: int | None) -> None:
+        """Limit what a cgroup's processes hold of the card. Raises DriverError.
+
+        Args:
+            gpu: the card.
+            cgroup: folder of the cgroup.
+            soft_bytes: kept for it; what its ancestors keep goes with it, unless it is 0 when the cgroup is deleted.
+            hard_bytes: the most that it may have; None: no limit.
+        """
+        limits = pynvml.c_nvmlSetMemoryLimits_v1_t(
+            nameSpace=os.fsencode(cgroup),
+            softLimit=soft_bytes,
+            hardLimit=pynvml.NVML_DEVICE_MEMORY_LIMIT_MAX if hard_bytes is None else hard_bytes,
+        )
+        try:
+            _ask(
+                "nvmlDeviceSetMemoryLimits_v1",
+                pynvml.nvmlDeviceSetMemoryLimits_v1,
+                self._handles[gpu.index],
+                limits,
+            )
+        except DriverError as error:
+            raise DriverError(
+                f"GPU {gpu.index} ({gpu.uuid}): the memory of cgroup {cgroup} cannot be limited: {error.message}",
+                "see the kernel's log for the driver's own words",
+            ) from error
 
     def utilisation_percent(self, gpu: Gpu) -> int:
         """Share of time in which the card was busy, in NVML's last sample."""

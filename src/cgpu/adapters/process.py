@@ -100,6 +100,11 @@ class ProcessTable:
         except OSError:
             return []
 
+    def find(self, identity: Identity) -> int | None:
+        """Host pid of the process that is this one; None when there is none."""
+        found = ((pid, self.identity(pid)) for pid in self.pids())
+        return next((pid for pid, seen in found if seen is not None and seen.is_same(identity)), None)
+
     def uid_gid(self, host_pid: int) -> tuple[int, int] | None:
         """The effective user and group of a process; None when there is none."""
         try:

@@ -17,7 +17,15 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl
 from wsgiref.types import StartResponse, WSGIEnvironment
 
-from cgpu.agent.documentation import ACCOUNT_QUERY, POLICY_CHANGE, SHARE_CHANGE, TENANT_ID, TENANT_REQUEST, openapi
+from cgpu.agent.documentation import (
+    ACCOUNT_QUERY,
+    ATTACH,
+    POLICY_CHANGE,
+    SHARE_CHANGE,
+    TENANT_ID,
+    TENANT_REQUEST,
+    openapi,
+)
 from cgpu.agent.documents import ProcessRef
 from cgpu.agent.schema import Schema, check
 from cgpu.agent.state import NodeState
@@ -34,11 +42,12 @@ from cgpu.errors import (
     UsageError,
 )
 from cgpu.model.account import AccountQuery
-from cgpu.model.tenant import Policy, Share, Tenant
+from cgpu.model.tenant import MemoryLayer, Policy, Share, Tenant
 from cgpu.region.writer import Owner
 
 _LOG: Final = logging.getLogger(__name__)
 BODY_BYTES_MAX: Final = 64 * 1024
+CONTAINER_BYTES_MAX: Final = 1024 * 1024  # the state of a container repeats its annotations
 _INTEGER: Final = re.compile(r"-?[0-9]{1,18}")
 PEER: Final = "cgpu.peer"  # key of the WSGI environment under which the server puts a Peer
 
@@ -94,6 +103,7 @@ class _Route(NamedTuple):
     body: Schema | None = None
     changes: bool = False
     query: Schema = _NO_QUERY
+    bytes_max: int = BODY_BYTES_MAX
 
 
 class Api:
@@ -123,6 +133,10 @@ class Api:
                 "PATCH": _Route(self._set_share, SHARE_CHANGE, changes=True),
                 "DELETE": _Route(self._remove, changes=True),
             },
+            "/v1/tenants/([^/]+)/attach": {
+                "POST": _Route(self._attach, ATTACH, changes=True, bytes_max=CONTAINER_BYTES_MAX)
+            },
+            "/v1/tenants/([^/]+)/ending": {"POST": _Route(self._ending, changes=True)},
         }
 
     def __call__(self, environment: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -167,7 +181,7 @@ class Api:
         query = _query(environment, route.query)
         body = None
         if route.body is not None:
-            body = _body(environment)
+            body = _body(environment, route.bytes_max)
             check(body, route.body)
         answer = route.handler(Request(name, query, body, peer))
         if route.changes:
@@ -203,6 +217,8 @@ class Api:
             shares=tuple(self._share(row) for row in body["shares"]),
             cgroup=body.get("cgroup", ""),
             refuse_managed=body.get("refuse_managed", False),
+            container=body.get("container", ""),
+            require_layer=MemoryLayer(body["require_layer"]) if "require_layer" in body else None,
         )
         known = any(record.tenant.id == tenant.id for record in self._state.records())
         record = self._state.create(tenant, self._caller(request.peer, body.get("lifetime", "explicit")))
@@ -216,6 +232,14 @@ class Api:
     def _remove(self, request: Request) -> Answer:
         if not self._state.remove(request.name):
             raise NoSuchTenantError(f"there is no tenant {request.name!r}", "`cgpu ps` lists them")
+        return Answer(HTTPStatus.NO_CONTENT)
+
+    def _attach(self, request: Request) -> Answer:
+        record = self._state.attach(request.name, request.body["pid"], request.peer.pid)
+        return Answer(HTTPStatus.OK, self._views.tenant(record))
+
+    def _ending(self, request: Request) -> Answer:
+        self._state.container_ends(request.name)
         return Answer(HTTPStatus.NO_CONTENT)
 
     def _share(self, row: Mapping[str, Any]) -> Share:
@@ -261,12 +285,12 @@ def _query(environment: WSGIEnvironment, schema: Schema) -> dict[str, Any]:
     return query
 
 
-def _body(environment: WSGIEnvironment) -> Any:
+def _body(environment: WSGIEnvironment, bytes_max: int) -> Any:
     length = environment.get("CONTENT_LENGTH") or "0"
     if not length.isascii() or not length.isdigit():
         raise UsageError("Content-Length is not a number")
-    if int(length) > BODY_BYTES_MAX:
-        raise _TooLargeError(f"the request is larger than {BODY_BYTES_MAX} bytes")
+    if int(length) > bytes_max:
+        raise _TooLargeError(f"the request is larger than {bytes_max} bytes")
     try:
         text = environment["wsgi.input"].read(int(length))
         return json.loads(text, parse_float=_number, parse_constant=_no_number)

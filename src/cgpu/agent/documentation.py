@@ -8,13 +8,16 @@ from typing import Any, Final
 from cgpu import __version__
 from cgpu.agent.schema import Schema
 from cgpu.model.account import MINUTE_S, MOMENT_S_MAX, STEP_S_MAX
-from cgpu.model.tenant import MAX_TENANTS_PER_GPU, PRIO_RATIO_MAX, PRIO_RATIO_MIN, QUANTUM_MS_MAX
+from cgpu.model.tenant import MAX_TENANTS_PER_GPU, PRIO_RATIO_MAX, PRIO_RATIO_MIN, QUANTUM_MS_MAX, MemoryLayer
 from cgpu.model.units import COMPUTE_PERCENT_MAX, WEIGHT_MAX
 
 BYTES_MAX: Final = (1 << 44) - 256  # what the region's account can count
 TENANT_ID: Final = "^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 TENANT_NAME: Final = "^[A-Za-z0-9]([A-Za-z0-9._/@:-]{0,61}[A-Za-z0-9])?$"
 GPU_NAME: Final = "^[A-Za-z0-9-]{1,64}$"
+CONTAINER_ID: Final = "^[A-Za-z0-9][A-Za-z0-9._+-]{0,1023}$"  # as runc takes them
+PID_MAX: Final = 1 << 22  # Linux's own limit
+REQUIRED_LAYERS: Final = (MemoryLayer.DRIVER, MemoryLayer.SHIM)
 
 
 def _object(properties: dict[str, Any], required: list[str] | None = None) -> Schema:
@@ -49,6 +52,11 @@ def _number(description: str) -> dict[str, Any]:
 
 
 _BOOLEAN: Final[dict[str, Any]] = {"type": "boolean"}
+_LAYERS: Final[dict[str, Any]] = {
+    "type": "array",
+    "items": {"type": "string", "enum": [str(layer) for layer in MemoryLayer]},
+    "description": "what can enforce quotas of memory here, strongest first",
+}
 _GPU: Final = _string("index of the GPU as NVML counts, or its UUID", GPU_NAME)
 _MEMORY: Final = _integer(1, BYTES_MAX, "bytes that the tenant may hold, contexts included")
 _COMPUTE: Final = _integer(
@@ -80,9 +88,22 @@ TENANT_REQUEST: Final = _object(
             "description": "caller: the tenant is the calling process and its descendants, and ends with them",
         },
         "cgroup": _string("path of the tenant's cgroup, where it has one of its own", "^(/[^/\\u0000]{1,255}){1,16}$"),
+        "container": _string("id of the container that is the tenant; its processes may have any user", CONTAINER_ID),
+        "require_layer": {
+            "type": "string",
+            "enum": [str(layer) for layer in REQUIRED_LAYERS],
+            "description": "refuse rather than enforce the quota of memory with anything weaker",
+        },
     },
     ["shares"],
 )
+ATTACH: Final[Schema] = {
+    "type": "object",
+    "properties": {"pid": _integer(1, PID_MAX, "the container's first process, in the agent's PID namespace")},
+    "required": ["pid"],
+    "additionalProperties": True,
+    "description": "the state of a container as the OCI runtime specification has it",
+}
 SHARE_CHANGE: Final = _object({"gpu": _GPU, **_AMOUNTS}, [])
 _POLICY_SETTINGS: Final = {
     "max_inst": _integer(1, MAX_TENANTS_PER_GPU, "most tenants; policy 0 cuts the card's time into so many slices"),
@@ -155,6 +176,8 @@ TENANT: Final = _object(
         "name": _string(),
         "region": _string("folder of the tenant's region"),
         "cgroup": _string("empty: its processes are known by the region that they were started with"),
+        "container": _string("the container's id; empty: it is none"),
+        "require_layer": {"type": ["string", "null"], "enum": [*map(str, REQUIRED_LAYERS), None]},
         "refuse_managed": _BOOLEAN,
         "lifetime": {"type": "string", "enum": ["explicit", "caller"]},
         "simulated": _BOOLEAN,
@@ -180,6 +203,7 @@ GPU: Final = _object(
         "utilisation_percent": _integer(0, 100),
         "policy": _integer(0, 5, "in force"),
         "policy_chosen": _nullable(_integer(0, 5)),
+        "memory_layers": _LAYERS,
         "compute_layer": {"type": "string", "enum": ["slots", "none"]},
         **_POLICY_SETTINGS,
         "tenants": _integer(),
@@ -229,7 +253,7 @@ INFO: Final = _object(
         "runtime_dir": _string(),
         "gpus": _integer(),
         "tenants": _integer(),
-        "memory_layers": {"type": "array", "items": _string()},
+        "memory_layers": _LAYERS,
     }
 )
 ERROR: Final = _object(
@@ -247,6 +271,7 @@ _COMPONENTS: Final[dict[str, Schema]] = {
     "Account": ACCOUNT,
     "TenantRequest": TENANT_REQUEST,
     "ShareChange": SHARE_CHANGE,
+    "Attach": ATTACH,
     "PolicyChange": POLICY_CHANGE,
     "Error": ERROR,
 }
@@ -353,6 +378,26 @@ def openapi() -> dict[str, Any]:
                     "setShare", "Change a running tenant", "Tenant", body="ShareChange", statuses=_WRITE
                 ),
                 "delete": _operation("removeTenant", "End a tenant", statuses=(403, 404), success=204),
+            },
+            "/v1/tenants/{tenant}/attach": {
+                "parameters": _parameter("tenant", TENANT_ID, "id"),
+                "post": _operation(
+                    "attachTenant",
+                    "The container's first process exists and has not yet begun; repeating it is no error",
+                    "Tenant",
+                    body="Attach",
+                    statuses=_WRITE,
+                ),
+            },
+            "/v1/tenants/{tenant}/ending": {
+                "parameters": _parameter("tenant", TENANT_ID, "id"),
+                "post": _operation(
+                    "endingTenant",
+                    "The container and its cgroup are about to be deleted: what the driver reserves for it is given"
+                    " back, and once its first process has ended the tenant is removed",
+                    statuses=(403, 404),
+                    success=204,
+                ),
             },
         },
         "components": {"schemas": {name: dict(schema) for name, schema in _COMPONENTS.items()}},

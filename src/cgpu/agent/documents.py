@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cgpu.agent.attribution import ContextEstimate
 from cgpu.model.tenant import GpuPolicy, MemoryLayer, Policy, Share, Tenant
@@ -25,6 +25,13 @@ class Record:
     root: ProcessRef | None = None
 
 
+class Limit(NamedTuple):
+    """Where the driver may hold a limit of memory."""
+
+    cgroup: str
+    gpu_uuid: str
+
+
 @dataclass(frozen=True, slots=True)
 class NodeDocument:
     """All that the agent must know after its own death."""
@@ -32,6 +39,7 @@ class NodeDocument:
     records: dict[str, Record]
     policies: dict[str, GpuPolicy]  # by GPU UUID
     contexts: dict[str, ContextEstimate]  # by GPU UUID, measured ones only
+    limits: frozenset[Limit] = frozenset()  # written down before they are set, and until they are cleared
 
 
 def encode(document: NodeDocument) -> dict[str, Any]:
@@ -40,6 +48,7 @@ def encode(document: NodeDocument) -> dict[str, Any]:
         "tenants": [asdict(record) for record in document.records.values()],
         "policies": {uuid: asdict(policy) for uuid, policy in document.policies.items()},
         "contexts": {uuid: asdict(estimate) for uuid, estimate in document.contexts.items()},
+        "limits": sorted(document.limits),
     }
 
 
@@ -50,6 +59,7 @@ def decode(data: dict[str, Any]) -> NodeDocument:
         records={record.tenant.id: record for record in records},
         policies={uuid: _policy(row) for uuid, row in data["policies"].items()},
         contexts={uuid: ContextEstimate(**row) for uuid, row in data["contexts"].items()},
+        limits=frozenset(Limit(str(cgroup), str(gpu_uuid)) for cgroup, gpu_uuid in data.get("limits", [])),
     )
 
 
@@ -57,6 +67,8 @@ def _record(row: dict[str, Any]) -> Record:
     tenant = dict(row["tenant"])
     tenant["shares"] = tuple(Share(**share) for share in tenant["shares"])
     tenant["memory_layer"] = MemoryLayer(tenant["memory_layer"])
+    required = tenant.get("require_layer")
+    tenant["require_layer"] = None if required is None else MemoryLayer(required)
     return Record(Tenant(**tenant), ProcessRef(**row["root"]) if row["root"] is not None else None)
 
 

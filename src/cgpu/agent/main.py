@@ -78,7 +78,7 @@ class Agent:
             arbiter.start()
             undo.callback(arbiter.stop)
             self.state.recover()
-            self._reconciler = Reconciler(self.state, node, processes, cgroups)
+            self._reconciler = Reconciler(self.state, node, processes)
             self._watch = ProcessWatch()
             undo.callback(self._watch.close)
             views = Views(self.state, node, private=private, runtime_dir=str(settings.runtime_dir))

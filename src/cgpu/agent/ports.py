@@ -26,6 +26,12 @@ class GpuNode(Protocol):
     def processes(self, gpu: Gpu) -> tuple[GpuProcess, ...]:
         """Processes on the card."""
 
+    def limits_memory(self, gpu: Gpu, cgroup: Path) -> bool:
+        """Whether the driver can limit a cgroup's memory on the card."""
+
+    def set_memory_limit(self, gpu: Gpu, cgroup: Path, soft_bytes: int, hard_bytes: int | None) -> None:
+        """Limit a cgroup on the card; hard None: none."""
+
     def utilisation_percent(self, gpu: Gpu) -> int:
         """Share of time in which the card was busy."""
 
@@ -51,6 +57,9 @@ class Processes(Protocol):
     def with_variable(self, name: str, value: str) -> list[int]:
         """All processes started with it."""
 
+    def find(self, identity: Identity) -> int | None:
+        """Host pid of the process that is this one; None when there is none."""
+
     def uid_gid(self, host_pid: int) -> tuple[int, int] | None:
         """Its user and group."""
 
@@ -66,6 +75,9 @@ class Cgroups(Protocol):
 
     def enter_leaf(self, path: str, host_pid: int) -> bool:
         """Make it and move the process there."""
+
+    def folder(self, path: str) -> Path | None:
+        """The cgroup's folder, which the driver takes for its name; None without cgroup v2 or such a cgroup."""
 
     def populated(self, path: str) -> bool:
         """Whether a process lives there."""

@@ -12,10 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from cgpu.agent.documents import Record
-from cgpu.agent.ports import Cgroups, GpuNode, Processes
+from cgpu.agent.ports import GpuNode, Processes
 from cgpu.agent.state import NodeState
-from cgpu.agent.survey import REGION_VARIABLE, Survey
+from cgpu.agent.survey import Survey
 from cgpu.errors import CgpuError
 from cgpu.model.tenant import Gpu, Policy
 
@@ -45,11 +44,10 @@ class Watched:
 class Reconciler:
     """Compares and corrects. ``tick`` is called by one thread; time is passed in."""
 
-    def __init__(self, state: NodeState, node: GpuNode, processes: Processes, cgroups: Cgroups) -> None:
+    def __init__(self, state: NodeState, node: GpuNode, processes: Processes) -> None:
         self._state = state
         self._node = node
         self._processes = processes
-        self._cgroups = cgroups
         self._busy: dict[tuple[str, str], _Busy] = {}
         self._complained: set[tuple[str, str]] = set()
         self._accounted_ns: int | None = None
@@ -60,6 +58,7 @@ class Reconciler:
         with self._state.lock:
             self._guard("survey", lambda: self._compare(now_ns, watched))
             self._guard("tenants", self._remove_ended)
+            self._guard("limits", self._state.bring_limits)
             self._account(now_ns)
             watched.tenants_left = len(self._state.records())
         return watched
@@ -142,18 +141,6 @@ class Reconciler:
 
     def _remove_ended(self) -> None:
         for record in self._state.records():
-            if self._ended(record):
+            if self._state.has_ended(record):
                 self._state.remove(record.tenant.id)
                 self._busy = {key: busy for key, busy in self._busy.items() if key[0] != record.tenant.id}
-
-    def _ended(self, record: Record) -> bool:
-        """Whether the whole process tree of a tenant that lives as long as one is gone."""
-        root = record.root
-        if root is None or self._processes.start_ticks(root.host_pid) == root.start_ticks:
-            return False
-        if self._cgroups.populated(record.tenant.cgroup):
-            return False
-        if self._state.has_live_slot(record.tenant.id):
-            return False
-        region = str(self._state.region(record.tenant.id))
-        return not self._processes.with_variable(REGION_VARIABLE, region)

@@ -55,7 +55,9 @@ def _check_object(value: dict[str, Any], schema: Schema, where: str) -> None:
             raise UsageError(f"{where}: {name} is missing")
     for name, member in value.items():
         expected = properties.get(name, others)
-        if isinstance(expected, bool):
+        if expected is True:
+            continue
+        if expected is False:
             raise UsageError(f"{where}: unknown property {name!r}", f"known: {', '.join(properties)}")
         check(member, expected, f"{where}.{name}")
 

@@ -9,6 +9,8 @@ effect may be repeated.
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -16,17 +18,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from cgpu.adapters.cgroup import is_within
 from cgpu.adapters.checkpoint import CheckpointStore
+from cgpu.agent.adoption import adopt
 from cgpu.agent.attribution import ContextEstimate
-from cgpu.agent.documents import NodeDocument, ProcessRef, Record, decode, encode
+from cgpu.agent.documents import Limit, NodeDocument, ProcessRef, Record, decode, encode
 from cgpu.agent.ledger import Ledger
+from cgpu.agent.limits import DriverLimits, is_container, own_cgroup, wanted_limits
 from cgpu.agent.locks import GpuLocks
 from cgpu.agent.ports import ArbiterControl, Cgroups, GpuNode, Processes
-from cgpu.agent.survey import Subject, Survey, Surveyor
-from cgpu.agent.wishes import NOBODY, Caller, ShareChange, changed, same_wish, tenant_of
+from cgpu.agent.survey import REGION_VARIABLE, Subject, Survey, Surveyor
+from cgpu.agent.wishes import NOBODY, Caller, ShareChange, changed, same_wish
 from cgpu.errors import (
     AgentError,
     CgpuError,
+    LayerError,
     NoSuchGpuError,
     NoSuchTenantError,
     RefusedError,
@@ -40,6 +46,7 @@ from cgpu.model.units import MIB
 from cgpu.region.reader import GRANTS, RegionReader
 from cgpu.region.writer import GrantsWriter, Owner, Row, create_region, remove_region
 
+_LOG: Final = logging.getLogger(__name__)
 DEFAULT_CONTEXT_BYTES: Final = 512 * MIB  # until NVML has shown a context: on the safe side of 300 to 500 MiB
 
 
@@ -93,6 +100,7 @@ class NodeState:
         self._asked: set[str] = set()  # cards whose context size was asked for
         self._step = step
         self._gpus = {gpu.uuid: gpu for gpu in node.gpus()}
+        self.limits = DriverLimits(node, cgroups)
         self._surveyor = Surveyor(node, processes, cgroups, clock_ns)
         self._document = NodeDocument({}, {}, {})
         self._live: dict[str, Live] = {}
@@ -163,6 +171,14 @@ class NodeState:
         live = self._live.get(tenant_id)
         return live is not None and any(slot.alive for slot in live.reader.usage(0).slots)
 
+    def has_ended(self, record: Record) -> bool:
+        """Whether the whole process tree of a tenant that lives as long as one is gone."""
+        if record.root is None or self._runs(record.root):
+            return False
+        if self._cgroups.populated(record.tenant.cgroup) or self.has_live_slot(record.tenant.id):
+            return False
+        return not self.processes.with_variable(REGION_VARIABLE, str(self.region(record.tenant.id)))
+
     def survey(self) -> Survey:
         """Look at the node now. Raises DriverError when NVML does not answer."""
         with self.lock:
@@ -190,17 +206,21 @@ class NodeState:
             if self._closing:
                 raise AgentError("the agent is ending with its last tenant", "try again")
             known = self._document.records.get(tenant.id)
+            if known is not None and known.tenant.container and self.has_ended(known):
+                self.remove(tenant.id)  # the same container is started again before its end was seen
+                known = None
             if known is not None:
                 if same_wish(known.tenant, tenant):
                     return known
                 raise TenantExistsError(f"there is a tenant {tenant.id!r} with another share", "use `cgpu set`")
             self._check_new(tenant)
-            record = Record(self._with_leaf(tenant, caller), caller.process)
+            record = Record(self._planned(self._with_leaf(tenant, caller)), caller.process)
             self._step("create:decided")
             self._commit(records={**self._document.records, tenant.id: record})
             self._step("create:committed")
             try:
                 self._establish(record, caller.owner)
+                self._apply_limits(tenant.id)
                 self._refresh(share.gpu_uuid for share in tenant.shares)
             except CgpuError:
                 self.remove(tenant.id)
@@ -219,6 +239,7 @@ class NodeState:
             self._step("remove:decided")
             self._commit(records=remaining)
             self._step("remove:committed")
+            self.clear_limits()
             self._dismantle(tenant)
             self._refresh(share.gpu_uuid for share in tenant.shares)
             self._step("remove:done")
@@ -240,8 +261,43 @@ class NodeState:
             self._commit(records={**self._document.records, record.tenant.id: record_now})
             self._step("set:committed")
             self._refresh(share.gpu_uuid for share in shares)
+            self._apply_limits(record.tenant.id)
             self._step("set:done")
             return record_now
+
+    def attach(self, tenant_id: str, host_pid: int, caller_pid: int) -> Record:
+        """A container's first process is there and waits to begin. Repeating it is no error.
+
+        ``caller_pid`` is a process outside the container. Raises RefusedError for a process that cannot
+        be the container's, LayerError and DriverError where its quota cannot be enforced as promised.
+        """
+        with self.lock:
+            record = self.record(tenant_id)
+            process = self._process_of_container(record, host_pid)
+            outside = [self._cgroups.of(pid) for pid in (os.getpid(), caller_pid)]
+            outside += [other.tenant.cgroup for other in self.records() if other.tenant.id != record.tenant.id]
+            cgroup = own_cgroup(self._cgroups.of(host_pid), outside)
+            tenant = self._planned(replace(record.tenant, cgroup=cgroup), attached=True)
+            record_now = Record(tenant, None if record.root is None else process)
+            self._step("attach:decided")
+            self._commit(records={**self._document.records, tenant.id: record_now})
+            self._step("attach:committed")
+            self._apply_limits(tenant.id)
+            self._refresh(share.gpu_uuid for share in tenant.shares)
+            self._step("attach:done")
+            return record_now
+
+    def container_ends(self, name: str) -> None:
+        """A container and its cgroup are about to be deleted. Raises NoSuchTenantError.
+
+        The driver stops keeping memory for it; once its first process has ended, the tenant is removed.
+        """
+        with self.lock:
+            record = self.record(name)
+            if record.root is not None and not self._runs(record.root):
+                self.remove(record.tenant.id)
+            else:
+                self.limits.give_back(wanted_limits((record,)), self._gpus)
 
     def set_policy(self, gpu: Gpu, policy: GpuPolicy) -> None:
         """How the card's time is divided from the next slot on.
@@ -297,7 +353,9 @@ class NodeState:
         with self.lock:
             data = self._store.load()
             if data is None:
-                self._document = NodeDocument(self._adopt(), {}, {})
+                records, faults = adopt(self._region_folders(), self.processes, self._cgroups)
+                self._document = NodeDocument(records, {}, {})
+                self._faults |= faults
             else:
                 try:
                     self._document = decode(data)
@@ -305,8 +363,25 @@ class NodeState:
                     raise self._store.set_aside(f"not a checkpoint: {error!r}") from error
             for record in self._document.records.values():
                 self._recover_tenant(record)
+            self.clear_limits()
             self._remove_orphans()
             self._refresh(self._gpus)
+
+    def bring_limits(self) -> None:
+        """Set and clear what the driver has refused before, or has not been told. Raises DriverError."""
+        with self.lock:
+            self.clear_limits()
+            self.limits.apply(wanted_limits(self.records()), self._gpus, again=False)
+
+    def clear_limits(self) -> None:
+        """Take away the limits of tenants that are gone; what the driver refuses is tried again later."""
+        with self.lock:
+            wanted = frozenset(wanted_limits(self.records()))
+            failed = self.limits.clear(self._document.limits - wanted, self._gpus)
+            if wanted | failed.keys() != self._document.limits:
+                self._commit(limits=wanted | failed.keys())
+            for error in failed.values():
+                _LOG.warning("%s", error)
 
     def _recover_tenant(self, record: Record) -> None:
         gone = [share.gpu_uuid for share in record.tenant.shares if share.gpu_uuid not in self._gpus]
@@ -316,25 +391,9 @@ class NodeState:
         owner = self.processes.uid_gid(record.root.host_pid) if record.root else None
         try:
             self._establish(record, Owner(*owner) if owner else Owner())
-        except RegionError as error:
+        except (RegionError, LayerError) as error:
             # Its processes keep what they have mapped; a second region would count them anew.
             self._faults[record.tenant.id] = error.message
-
-    def _adopt(self) -> dict[str, Record]:
-        records: dict[str, Record] = {}
-        for folder in self._region_folders():
-            reader = None
-            try:
-                reader = RegionReader(folder)
-                grants = reader.grants()
-                if any(slot.alive for slot in reader.usage(0).slots) and grants.tenant_id == folder.name:
-                    records[folder.name] = Record(tenant_of(grants))
-            except RegionError as error:
-                self._faults[folder.name] = error.message
-            finally:
-                if reader is not None:
-                    reader.close()
-        return records
 
     def _remove_orphans(self) -> None:
         for folder in self._region_folders():
@@ -386,9 +445,37 @@ class NodeState:
         return tuple(share for share in found if share is not None)
 
     def _with_leaf(self, tenant: Tenant, caller: Caller) -> Tenant:
-        if tenant.cgroup or caller.process is None:
-            return tenant
+        if tenant.cgroup or tenant.container or caller.process is None:
+            return tenant  # the caller of a container is its runtime
         return replace(tenant, cgroup=self._cgroups.plan_leaf(tenant.id, caller.process.host_pid))
+
+    def _planned(self, tenant: Tenant, *, attached: bool = False) -> Tenant:
+        gpus = [self._gpus[share.gpu_uuid] for share in tenant.shares if share.gpu_uuid in self._gpus]
+        return self.limits.plan(tenant, gpus, attached=attached)
+
+    def _process_of_container(self, record: Record, host_pid: int) -> ProcessRef:
+        if not is_container(record.tenant):
+            raise RefusedError(f"tenant {record.tenant.id!r} is not a container's", "make it with `container`")
+        start_ticks = self.processes.start_ticks(host_pid)
+        if start_ticks is None:
+            raise RefusedError(
+                f"there is no process {host_pid} here", "the pid is one of the agent's own PID namespace"
+            )
+        process = ProcessRef(host_pid, start_ticks)
+        cgroup = self._cgroups.of(host_pid)
+        for other in self._document.records.values():
+            own = other.tenant.id == record.tenant.id
+            if not own and (other.root == process or is_within(cgroup, other.tenant.cgroup)):
+                raise RefusedError(f"process {host_pid} is of tenant {other.tenant.id!r}", "name the container's own")
+        first = record.root
+        if record.tenant.cgroup and first is not None and first != process and self._runs(first):
+            raise RefusedError(
+                f"tenant {record.tenant.id!r} is attached to process {first.host_pid}", "end that container first"
+            )
+        return process
+
+    def _runs(self, process: ProcessRef) -> bool:
+        return self.processes.start_ticks(process.host_pid) == process.start_ticks
 
     def _rows(self, tenant: Tenant) -> tuple[Row, ...]:
         return tuple(
@@ -404,12 +491,15 @@ class NodeState:
         records: dict[str, Record] | None = None,
         policies: dict[str, GpuPolicy] | None = None,
         contexts: dict[str, ContextEstimate] | None = None,
+        limits: frozenset[Limit] | None = None,
     ) -> None:
         old = self._document
+        records = old.records if records is None else records
         document = NodeDocument(
-            old.records if records is None else records,
+            records,
             old.policies if policies is None else policies,
             old.contexts if contexts is None else contexts,
+            old.limits | wanted_limits(records.values()).keys() if limits is None else limits,
         )
         self._store.save(encode(document))
         self._document = document
@@ -438,17 +528,17 @@ class NodeState:
             # What a killed agent has not written is told by the region, as long as no arbiter writes there.
             self.ledger.take_over(self._live[tenant.id].reader)
         self._step("establish:opened")
-        if record.root is not None and tenant.cgroup and not self._enter_leaf(tenant.cgroup, record.root):
-            self._commit(
-                records={**self._document.records, tenant.id: replace(record, tenant=replace(tenant, cgroup=""))}
-            )
+        leaf = tenant.cgroup if record.root is not None and not tenant.container else ""
+        if record.root is not None and leaf and not self._enter_leaf(leaf, record.root):
+            without = self._planned(replace(tenant, cgroup=""))
+            self._commit(records={**self._document.records, tenant.id: replace(record, tenant=without)})
         self._step("establish:leaf")
         for row, share in enumerate(tenant.shares):
             self.arbiter.add_tenant(self._gpus[share.gpu_uuid], folder, row, share)
         self._step("establish:arbiter")
 
     def _enter_leaf(self, path: str, root: ProcessRef) -> bool:
-        if self.processes.start_ticks(root.host_pid) != root.start_ticks:
+        if not self._runs(root):
             return True  # it has ended; what it left behind is in the leaf already, or nowhere
         return self._cgroups.of(root.host_pid) == path or self._cgroups.enter_leaf(path, root.host_pid)
 
@@ -465,7 +555,12 @@ class NodeState:
         self._faults.pop(tenant.id, None)
         remove_region(self.region(tenant.id), self._step)
         self._step("dismantle:region")
-        self._cgroups.remove_leaf(tenant.cgroup)
+        if not tenant.container:  # its cgroup is its engine's
+            self._cgroups.remove_leaf(tenant.cgroup)
+
+    def _apply_limits(self, tenant_id: str) -> None:
+        self.limits.apply(wanted_limits((self._document.records[tenant_id],)), self._gpus)
+        self._step("limits:set")
 
     def _refresh(self, gpu_uuids: Iterable[str]) -> None:
         """Write what follows from the document to every region and to the arbiter."""

@@ -43,7 +43,7 @@ class Views:
             "runtime_dir": self._runtime_dir,
             "gpus": len(gpus),
             "tenants": len(self._state.records()),
-            "memory_layers": ["shim"],
+            "memory_layers": [str(layer) for layer in self._state.limits.layers(gpus)],
         }
 
     def gpus(self) -> list[dict[str, Any]]:
@@ -106,6 +106,7 @@ class Views:
             "utilisation_percent": 0 if fault else self._node.utilisation_percent(gpu),
             "policy": int(self._state.policy_in_force(gpu)),
             "policy_chosen": None if policy.policy is None else int(policy.policy),
+            "memory_layers": [str(layer) for layer in self._state.limits.layers((gpu,))],
             "compute_layer": str(self._state.compute_layer(gpu)),
             "max_inst": policy.max_inst,
             "overcommit": policy.overcommit,
@@ -124,6 +125,8 @@ class Views:
             "name": tenant.name,
             "region": str(self._state.region(tenant.id)),
             "cgroup": tenant.cgroup,
+            "container": tenant.container,
+            "require_layer": None if tenant.require_layer is None else str(tenant.require_layer),
             "refuse_managed": tenant.refuse_managed,
             "lifetime": "explicit" if record.root is None else "caller",
             "simulated": any(gpus[share.gpu_uuid].simulated for share in tenant.shares if share.gpu_uuid in gpus),

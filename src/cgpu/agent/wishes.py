@@ -37,8 +37,8 @@ NOBODY: Final = Caller(None)  # the tenant stays until it is removed
 
 
 def same_wish(known: Tenant, asked: Tenant) -> bool:
-    """Whether the same is asked for again; where the tenant lives is the agent's choice."""
-    return replace(known, cgroup="") == replace(asked, cgroup="")
+    """Whether the same is asked for again; where the tenant lives, and what enforces its quota, is the agent's choice."""
+    return replace(known, cgroup="", memory_layer=asked.memory_layer) == replace(asked, cgroup="")
 
 
 def changed(share: Share, change: ShareChange) -> Share:

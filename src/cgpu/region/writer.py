@@ -21,6 +21,7 @@ from cgpu.model.tenant import Gpu, MemoryLayer, Policy, Share, Tenant
 from cgpu.region import layout
 from cgpu.region.reader import GRANTS, LOCKS, USAGE, RegionReader
 
+CONTAINER_FOLDER_MODE: Final = 0o700  # nobody but root passes; no other region's folder has it
 _MEMORY_LAYER: Final = {MemoryLayer.SHIM: 0, MemoryLayer.DRIVER: 1, MemoryLayer.BROKER: 2}
 
 
@@ -49,15 +50,18 @@ def create_region(
 
     The grants file comes last and under its final name only when whole, so a folder with a grants
     file is a whole region. ``step`` is called between the steps, for tests of a killed agent.
-    Raises RegionError when the folder cannot be written.
+    A container's processes may have any user, and reach the files through mounts of their own: there
+    the folder is closed and its files are open. Raises RegionError when the folder cannot be written.
     """
+    folder_mode, file_mode = (CONTAINER_FOLDER_MODE, 0o666) if tenant.container else (0o755, 0o600)
+    owner = Owner() if tenant.container else owner
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o755)
+        folder.chmod(folder_mode)
         step("region:folder")
-        _place(folder / LOCKS, b"", 0o600, owner)
+        _place(folder / LOCKS, b"", file_mode, owner)
         step("region:locks")
-        _place(folder / USAGE, _usage_bytes(), 0o600, owner)
+        _place(folder / USAGE, _usage_bytes(), file_mode, owner)
         step("region:usage")
         _place(folder / GRANTS, _grants_bytes(tenant, rows), 0o644, Owner())
         step("region:grants")

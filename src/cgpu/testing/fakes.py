@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cgpu.adapters.nvml import GpuProcess
 from cgpu.adapters.process import Identity
+from cgpu.errors import DriverError
 from cgpu.model.tenant import Gpu, GpuPolicy, Policy, Share
 from cgpu.model.units import GIB, MIB
 
@@ -27,6 +28,26 @@ class FakeNode:
     reserved_bytes: int = 300 * MIB
     listed: dict[str, list[GpuProcess]] = field(default_factory=dict)
     utilisation: dict[int, int] = field(default_factory=dict)
+    has_limits: bool = False  # as drivers before 615
+    refuses: set[str] = field(default_factory=set)  # cards whose driver fails to set a limit
+    limits: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)  # (GPU, cgroup) -> soft, hard
+    limit_calls: list[tuple[str, int, int | None]] = field(default_factory=list)  # cgroup, soft, hard
+
+    def limits_memory(self, gpu: Gpu, cgroup: Path) -> bool:
+        """Whether limits can be set."""
+        del gpu, cgroup
+        return self.has_limits
+
+    def set_memory_limit(self, gpu: Gpu, cgroup: Path, soft_bytes: int, hard_bytes: int | None) -> None:
+        """Set or clear a limit."""
+        path = str(cgroup).removeprefix("/sys/fs/cgroup")
+        if gpu.uuid in self.refuses:
+            raise DriverError(f"GPU {gpu.index}: cgroup {path}: refused")
+        self.limit_calls.append((path, soft_bytes, hard_bytes))
+        if hard_bytes is None and soft_bytes == 0:
+            self.limits.pop((gpu.uuid, path), None)
+        else:
+            self.limits[gpu.uuid, path] = (soft_bytes, gpu.total_bytes if hard_bytes is None else hard_bytes)
 
     def gpus(self) -> tuple[Gpu, ...]:
         """All cards."""
@@ -71,6 +92,8 @@ class FakeHost:
     table: dict[int, FakeProcess] = field(default_factory=dict)
     leaves: set[str] = field(default_factory=set)
     can_make_leaves: bool = False
+    has_v2: bool = False
+    deleted: set[str] = field(default_factory=set)
 
     def spawn(
         self, host_pid: int, *, pid: int | None = None, region: Path | None = None, cgroup: str = "/"
@@ -105,6 +128,10 @@ class FakeHost:
         """All processes started with it."""
         return [pid for pid, process in self.table.items() if process.variables.get(name) == value]
 
+    def find(self, identity: Identity) -> int | None:
+        """Host pid of the process that is this one."""
+        return next((pid for pid, process in self.table.items() if process.identity.is_same(identity)), None)
+
     def uid_gid(self, host_pid: int) -> tuple[int, int] | None:
         """The agent's own."""
         del host_pid
@@ -125,6 +152,10 @@ class FakeHost:
         self.leaves.add(path)
         self.table[host_pid].cgroup = path
         return True
+
+    def folder(self, path: str) -> Path | None:
+        """Where the host has cgroup v2, every cgroup that was not deleted has one."""
+        return Path(f"/sys/fs/cgroup{path}") if self.has_v2 and path and path not in self.deleted else None
 
     def populated(self, path: str) -> bool:
         """Whether a process lives there."""

@@ -65,7 +65,7 @@ class World:
 
     def reconciler(self, state: NodeState) -> Reconciler:
         """The comparison loop of an agent."""
-        return Reconciler(state, self.node, self.host, self.host)
+        return Reconciler(state, self.node, self.host)
 
     def tick(self, reconciler: Reconciler, seconds: float = 0.5) -> Watched:
         """Time passes, and the agent compares."""

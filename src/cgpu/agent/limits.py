@@ -1,0 +1,127 @@
+"""The driver's own memory limits (r615 and later): which tenants can have them, and bringing them about.
+
+Soft and hard limit are both the quota: the card is partitioned. A limit belongs to a cgroup, so a
+tenant needs one of its own. Before a cgroup is deleted its soft limit must be 0: what the cgroups
+above it keep for it stays kept otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from cgpu.adapters.cgroup import is_within
+from cgpu.agent.documents import Limit, Record
+from cgpu.agent.ports import Cgroups, GpuNode
+from cgpu.errors import DriverError, LayerError
+from cgpu.model.container import CDI_TENANT_PREFIX
+from cgpu.model.tenant import Gpu, MemoryLayer, Tenant
+
+
+def wanted_limits(records: Iterable[Record]) -> dict[Limit, int]:
+    """The limits of these tenants, in bytes."""
+    return {
+        Limit(record.tenant.cgroup, share.gpu_uuid): share.memory_bytes
+        for record in records
+        if record.tenant.memory_layer is MemoryLayer.DRIVER and record.tenant.cgroup
+        for share in record.tenant.shares
+    }
+
+
+def own_cgroup(cgroup: str, outside: Iterable[str]) -> str:
+    """The cgroup of a container's first process, or "" where it is not the container's own.
+
+    ``outside``: the cgroups of processes and tenants that are not in the container. Without cgroups of
+    its own (``podman run --cgroups=disabled``) a container is in that of whoever started it.
+    """
+    return "" if cgroup in ("", "/") or any(is_within(other, cgroup) for other in outside) else cgroup
+
+
+def is_container(tenant: Tenant) -> bool:
+    """Whether a container attaches to the tenant; the users of a CDI device are many and do not."""
+    return tenant.container != "" and not tenant.id.startswith(CDI_TENANT_PREFIX)
+
+
+class DriverLimits:
+    """NVML's memory limits of this node. The caller holds the state's lock while anything is changed."""
+
+    def __init__(self, node: GpuNode, cgroups: Cgroups) -> None:
+        self._node = node
+        self._cgroups = cgroups
+        self._able: dict[str, bool] = {}  # by GPU UUID; a driver does not change while NVML is open
+        self._applied: dict[Limit, int] = {}  # by this agent
+
+    def layers(self, gpus: Iterable[Gpu]) -> tuple[MemoryLayer, ...]:
+        """What can enforce a quota on any of the cards, strongest first."""
+        driver = any(self._can(gpu) for gpu in gpus)
+        return (MemoryLayer.DRIVER, MemoryLayer.SHIM) if driver else (MemoryLayer.SHIM,)
+
+    def plan(self, tenant: Tenant, gpus: Iterable[Gpu], *, attached: bool = False) -> Tenant:
+        """The tenant with the strongest layer that it can have.
+
+        ``gpus`` are its cards. A container that is not yet attached will have a cgroup.
+        Raises LayerError where that is weaker than what it requires.
+        """
+        has_cgroup = tenant.cgroup != "" or (is_container(tenant) and not attached)
+        unable = next((gpu for gpu in gpus if not self._can(gpu)), None)
+        layer = MemoryLayer.DRIVER if has_cgroup and unable is None else MemoryLayer.SHIM
+        if tenant.require_layer is MemoryLayer.DRIVER and layer is not MemoryLayer.DRIVER:
+            cause = (
+                f"GPU {unable.index} ({unable.uuid}, driver {unable.driver_version}) has no memory limits of the driver"
+                if unable is not None
+                else "it has no cgroup of its own"
+            )
+            raise LayerError(
+                f"tenant {tenant.name!r} requires the memory layer driver, and gets {layer}: {cause}",
+                "the driver layer needs driver r615 or later, cgroup v2, root's agent, and a cgroup for the tenant",
+            )
+        return replace(tenant, memory_layer=layer)
+
+    def apply(self, wanted: Mapping[Limit, int], gpus: Mapping[str, Gpu], *, again: bool = True) -> None:
+        """Set the limits. Raises DriverError for the first that is refused.
+
+        ``again`` False: only those that are not what this agent has set, and none of a cgroup that is gone.
+        """
+        for limit, size_bytes in wanted.items():
+            if limit.gpu_uuid not in gpus or (not again and self._applied.get(limit) == size_bytes):
+                continue
+            gpu, folder = gpus[limit.gpu_uuid], self._cgroups.folder(limit.cgroup)
+            if folder is not None:
+                self._node.set_memory_limit(gpu, folder, size_bytes, size_bytes)
+                self._applied[limit] = size_bytes
+            elif again:
+                raise DriverError(f"GPU {gpu.index} ({gpu.uuid}): cgroup {limit.cgroup} is gone, it cannot be limited")
+
+    def give_back(self, limits: Iterable[Limit], gpus: Mapping[str, Gpu]) -> None:
+        """Keep nothing for these cgroups any more; what they may have at most stays. Raises DriverError."""
+        for limit in limits:
+            folder = self._cgroups.folder(limit.cgroup)
+            if folder is not None and limit.gpu_uuid in gpus:
+                gpu = gpus[limit.gpu_uuid]
+                self._node.set_memory_limit(gpu, folder, 0, self._applied.get(limit, gpu.total_bytes))
+
+    def clear(self, limits: Iterable[Limit], gpus: Mapping[str, Gpu]) -> dict[Limit, DriverError]:
+        """Take the limits away, soft before hard; those of a cgroup that is gone went with it.
+
+        Returns what could not be cleared.
+        """
+        failed: dict[Limit, DriverError] = {}
+        for limit in limits:
+            try:
+                self.give_back((limit,), gpus)
+                folder = self._cgroups.folder(limit.cgroup)
+                if folder is not None and limit.gpu_uuid in gpus:
+                    self._node.set_memory_limit(gpus[limit.gpu_uuid], folder, 0, None)
+            except DriverError as error:
+                if self._cgroups.folder(limit.cgroup) is not None:
+                    failed[limit] = error
+                    continue
+            self._applied.pop(limit, None)
+        return failed
+
+    def _can(self, gpu: Gpu) -> bool:
+        if gpu.uuid not in self._able:
+            folder = self._cgroups.folder(self._cgroups.of(os.getpid())) or self._cgroups.folder("/")
+            self._able[gpu.uuid] = folder is not None and not gpu.mig and self._node.limits_memory(gpu, folder)
+        return self._able[gpu.uuid]
