@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from tests.e2e import image
 from tests.e2e.wanted import Wanted
 
 _CAPABILITIES: Final = [
@@ -35,7 +36,7 @@ def config(name: str, wanted: Wanted) -> dict[str, Any]:
                 "options": ["rbind", access],
             }
         )
-    env = ["PATH=/usr/local/bin:/bin", *(f"{key}={value}" for key, value in wanted.env.items())]
+    env = [f"{key}={value}" for key, value in {"PATH": image.PATH, **wanted.env}.items()]
     rights = dict.fromkeys(("bounding", "effective", "permitted"), _CAPABILITIES)
     return {
         "ociVersion": "1.0.2",

@@ -11,7 +11,7 @@ import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 from tests.e2e import image
 from tests.e2e.bundle import config
@@ -73,7 +73,7 @@ class Docker:
     def _folder(self) -> Path:
         return self.host.folder / "docker"
 
-    def __enter__(self) -> Docker:
+    def __enter__(self) -> Self:
         self._folder.mkdir()
         runtimes = {RUNTIME: {"path": self.runtime}, "plain": {"path": program("runc")}}
         (self._folder / "daemon.json").write_text(json.dumps({"runtimes": runtimes}))
@@ -196,7 +196,7 @@ class Containerd:
     def _folder(self) -> Path:
         return self.host.folder / "containerd"
 
-    def __enter__(self) -> Containerd:
+    def __enter__(self) -> Self:
         self._folder.mkdir()
         (self._folder / "config.toml").write_text(
             f'version = 3\nroot = "{self._folder}/root"\nstate = "{self._folder}/state"\n'
@@ -239,7 +239,7 @@ class Containerd:
 
     def _run(self, name: str, wanted: Wanted, how: str) -> Result:
         arguments = [how, "--cpu-shares=0", f"--user={wanted.user}", f"--runc-binary={self.runtime}", "--rootfs"]
-        for key, value in wanted.env.items():
+        for key, value in {"PATH": image.PATH, **wanted.env}.items():
             arguments += ["--env", f"{key}={value}"]
         for key, value in wanted.annotations.items():
             arguments += ["--annotation", f"{key}={value}"]

@@ -13,6 +13,7 @@ from tests.native.c_compiler import compile_c
 
 CLIENTS: Final = Path(__file__).with_name("clients")
 NAME: Final = "docker.io/local/cgpu-e2e:1"
+PATH: Final = "/usr/local/bin:/bin"
 _LOAD: Final = build.ROOT / "bench" / "clients" / "load.c"
 _APPLETS: Final = (
     "sh", "ash", "cat", "ls", "rm", "mv", "mkdir", "mount", "umount", "echo", "sleep", "id", "env", "true", "false",

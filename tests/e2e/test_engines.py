@@ -11,9 +11,8 @@ from tests.e2e.wanted import Volume, Wanted
 def test_a_container_sees_a_bind_mount_and_its_environment(engine: Engine, tmp_path: Path):
     tmp_path.chmod(0o755)
     (tmp_path / "file").write_text("from the host")
-    wanted = Wanted(
-        ("sh", "-c", 'cat /data/file; echo " $WORD"; id -u'), {"WORD": "told"}, (Volume(tmp_path, "/data"),), 1000
-    )
+    script = 'cat /data/file; echo " $WORD"; id -u'
+    wanted = Wanted(("sh", "-c", script), {"WORD": "told"}, (Volume(tmp_path, "/data"),), user=1000)
     result = engine.run("bare", wanted)
     assert (result.returncode, result.stdout) == (0, "from the host told\n1000\n"), result.stderr
 
