@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 from bench.load import Load
 from bench.machine import CGPU
 from bench.window import Look
-from cgpu.cli.client import AgentClient, gpu_path, tenant_path
+from cgpu.adapters.agent_client import AgentClient, gpu_path, tenant_path
 from cgpu.errors import AgentError
 from cgpu.model.tenant import PRIO_RATIO_DEFAULT, QUANTUM_MS_DEFAULT
 from cgpu.region.reader import RegionReader

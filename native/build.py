@@ -22,6 +22,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import tomllib
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -95,7 +96,8 @@ class Toolchain:
     def static(cls, arch: str) -> Toolchain:
         """Programs: small, whole, and the same bytes for the same sources."""
         command = (sys.executable, "-m", "ziglang", "cc", "-target", f"{arch}-linux-musl")
-        flags = ("-Os", "-g0", "-static", f"-ffile-prefix-map={ROOT}=.")
+        version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+        flags = ("-Os", "-g0", "-static", f"-ffile-prefix-map={ROOT}=.", f'-DCGPU_VERSION="{version}"')
         return cls(f"zig-{arch}-musl", command, flags, ("-Wl,--strip-all",))
 
     @classmethod

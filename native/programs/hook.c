@@ -18,11 +18,13 @@
 static ssize_t read_state(char *state, long long deadline_ms) {
   size_t length = 0;
   while (length <= STATE_MAX) {
-    if (!wait_for(STDIN_FILENO, POLLIN, deadline_ms)) return say("the runtime does not give the container's state"), -1;
+    if (!wait_for(STDIN_FILENO, POLLIN, deadline_ms))
+      return say("the runtime does not give the container's state"), -1;
     ssize_t got = read(STDIN_FILENO, state + length, STATE_MAX + 1 - length);
     if (got == 0) return (ssize_t)length;
     if (got > 0) length += (size_t)got;
-    else if (errno != EINTR && errno != EAGAIN) return say("cannot read the container's state: %s", strerror(errno)), -1;
+    else if (errno != EINTR && errno != EAGAIN)
+      return say("cannot read the container's state: %s", strerror(errno)), -1;
   }
   return say("the container's state is longer than %u bytes", STATE_MAX), -1;
 }

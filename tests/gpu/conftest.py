@@ -22,9 +22,9 @@ from typing import Any
 import pytest
 
 import cgpu
+from cgpu.adapters.agent_client import AgentClient
 from cgpu.adapters.nvml import NvmlNode
 from cgpu.agent.locks import agent_has_ended
-from cgpu.cli.client import AgentClient
 from cgpu.errors import DriverError
 from cgpu.settings import Settings
 from cgpu.sim.machine import SimMachine

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 import cgpu
+from cgpu.adapters.agent_client import AgentClient
 from cgpu.agent.locks import agent_has_ended
-from cgpu.cli.client import AgentClient
 from cgpu.errors import CgpuError
 from cgpu.settings import Settings
 from cgpu.sim.machine import SimMachine

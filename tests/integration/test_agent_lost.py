@@ -11,7 +11,7 @@ import pytest
 from bench.lane import Lane, tenant_name
 from bench.machine import compile_client
 from bench.window import Window
-from cgpu.cli.client import tenant_path
+from cgpu.adapters.agent_client import tenant_path
 from tests.integration.attempts import Watch, until_right
 
 pytestmark = [pytest.mark.timing, pytest.mark.timeout(240)]

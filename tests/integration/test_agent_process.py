@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cgpu.cli.client import AgentClient, SilentAgentError
+from cgpu.adapters.agent_client import AgentClient, SilentAgentError
 from cgpu.model.units import GIB, MIB
 from tests.integration.conftest import Node, eventually, told
 

@@ -11,7 +11,7 @@ import pytest
 from bench.lane import Lane
 from bench.machine import compile_client
 from bench.window import Window
-from cgpu.cli.client import gpu_path
+from cgpu.adapters.agent_client import gpu_path
 from cgpu.model.tenant import MAX_TENANTS_PER_GPU
 from tests.integration.attempts import Watch, until_right
 

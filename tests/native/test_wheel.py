@@ -1,4 +1,4 @@
-"""The wheel: its tag, and the libraries in it, for both architectures."""
+"""The wheel: its tag, and the libraries and programs in it, for both architectures."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from native import build
 from tests.native.elf import SharedLibrary
@@ -27,9 +28,17 @@ def test_wheel_has_the_libraries_of_its_architecture(arch: str, tmp_path: Path) 
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "content")
         names = set(archive.namelist())
+        modes = {info.filename: info.external_attr >> 16 & 0o777 for info in archive.infolist()}
     native = {name.removeprefix("cgpu/_native/") for name in names if name.startswith("cgpu/_native/")}
-    assert native == {library.output for library in build.LIBRARIES}
-    for output in native:
+    libraries, programs = ({part.output for part in parts} for parts in (build.LIBRARIES, build.PROGRAMS))
+    assert native == libraries | programs
+    assert {modes[f"cgpu/_native/{output}"] for output in programs} == {0o755}  # pip keeps the executable bits
+    for output in programs:
+        with (tmp_path / "content" / "cgpu" / "_native" / output).open("rb") as file:
+            elf = ELFFile(file)
+            assert elf["e_machine"] == MACHINES[arch]
+            assert "PT_INTERP" not in {segment["p_type"] for segment in elf.iter_segments()}, "not static"
+    for output in libraries:
         assert SharedLibrary.read(tmp_path / "content" / "cgpu" / "_native" / output).machine == MACHINES[arch]
     assert {
         name for name in names if name.startswith(("tests/", "native/")) or name.endswith((".c", ".h", ".pyc"))

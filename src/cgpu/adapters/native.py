@@ -1,4 +1,4 @@
-"""Where the C libraries of this installation are."""
+"""Where the C libraries and programs of this installation are."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ ARBITER: Final = "libcgpu_arbiter.so"
 SIMULATED_CUDA: Final = "sim/libcuda.so.1"
 SIMULATED_NVML: Final = "sim/libnvidia-ml.so.1"
 SIMULATION_CONTROL: Final = "sim/libcgpu_simctl.so"
+RUNTIME: Final = "bin/cgpu-runtime"  # static, as an OCI runtime
+HELPER: Final = "bin/cgpu-inside"  # static, what `cgpu` is in a container
 
 
 def native_library(name: str) -> Path:

@@ -11,8 +11,8 @@ from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlencode
 
+from cgpu.adapters.agent_client import AgentClient, NoAgentError
 from cgpu.cli import render
-from cgpu.cli.client import AgentClient, NoAgentError
 from cgpu.cli.parsers import Subparsers, add_json, add_verb
 from cgpu.errors import UsageError
 from cgpu.model.account import COUNTERS, AccountQuery, parse_moment, parse_step

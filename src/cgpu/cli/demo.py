@@ -18,9 +18,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from cgpu.adapters.agent_client import AgentClient
 from cgpu.agent.locks import agent_has_ended
 from cgpu.cli import render
-from cgpu.cli.client import AgentClient
 from cgpu.cli.demo_picture import Line, Picture
 from cgpu.cli.demo_tenant import DemoTenant
 from cgpu.cli.parsers import Subparsers, add_json, add_verb

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from cgpu import __version__
+from cgpu.adapters.agent_client import AgentClient
 from cgpu.cli import render
-from cgpu.cli.client import AgentClient
 from cgpu.cli.parsers import Subparsers, add_json, add_verb
 from cgpu.errors import AgentError, DriverError
 from cgpu.settings import Settings

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from cgpu.adapters.agent_client import AgentClient, gpu_path
 from cgpu.cli import render
-from cgpu.cli.client import AgentClient, gpu_path
 from cgpu.cli.parsers import Subparsers, add_json, add_verb
 from cgpu.model.tenant import Policy
 from cgpu.settings import Settings

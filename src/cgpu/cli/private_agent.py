@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Final, NoReturn
 
-from cgpu.cli.client import AgentClient, NoAgentError, error_from
+from cgpu.adapters.agent_client import AgentClient, NoAgentError, error_from
 from cgpu.errors import AgentError, StateError
 from cgpu.settings import Settings
 

@@ -8,8 +8,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from cgpu.adapters.agent_client import AgentClient
 from cgpu.cli import render
-from cgpu.cli.client import AgentClient
 from cgpu.cli.parsers import Subparsers, add_json, add_verb
 from cgpu.cli.watch import INTERVAL_SECONDS, endless_output, parse_interval, repeated, wait_for_reader
 from cgpu.settings import Settings

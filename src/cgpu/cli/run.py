@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from cgpu.adapters.agent_client import AgentClient, SilentAgentError, tenant_path
 from cgpu.adapters.native import SHIM, content_named_copy, native_library
-from cgpu.cli.client import AgentClient, SilentAgentError, tenant_path
 from cgpu.cli.parsers import Subparsers, add_share, add_verb, share_amounts
 from cgpu.cli.private_agent import agent_or_private
 from cgpu.errors import AgentError, UsageError, public_code

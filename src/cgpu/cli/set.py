@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from cgpu.adapters.agent_client import AgentClient, tenant_path
 from cgpu.cli import render
-from cgpu.cli.client import AgentClient, tenant_path
 from cgpu.cli.parsers import Subparsers, add_json, add_share, add_verb, share_amounts
 from cgpu.cli.ps import listing
 from cgpu.errors import UsageError

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from cgpu.adapters.agent_client import AgentClient
 from cgpu.cli import render
-from cgpu.cli.client import AgentClient
 from cgpu.cli.parsers import Subparsers, add_json, add_verb
 from cgpu.model.tenant import ComputeLayer, MemoryLayer, Policy
 from cgpu.region.reader import GrantedGpu, RegionReader, SlotGpu, UsageSnapshot

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from queue import Empty, SimpleQueue
 
-from cgpu.cli.client import AgentClient
+from cgpu.adapters.agent_client import AgentClient
 from cgpu.cli.parsers import Subparsers, add_verb
 from cgpu.cli.terminal import ENDING, FullScreen, Signals
 from cgpu.cli.top_picture import screen

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from cgpu.adapters.agent_client import AgentClient
 from cgpu.agent.ledger import Ledger
 from cgpu.cli import account
-from cgpu.cli.client import AgentClient
 from cgpu.cli.main import main
 from cgpu.errors import UsageError
 from cgpu.model.account import AccountQuery
@@ -121,7 +121,7 @@ def test_what_is_malformed_is_told(arguments: list[str], asked: list[str], capsy
 def test_the_ledger_of_a_private_agent_that_has_ended_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr("cgpu.cli.client.SYSTEM_SOCKET", tmp_path / "none")
+    monkeypatch.setattr("cgpu.adapters.agent_client.SYSTEM_SOCKET", tmp_path / "none")
     monkeypatch.setenv("CGPU_RUNTIME_DIR", str(tmp_path))
     settings = Settings.from_environment()
     assert main(["account"]) == 4  # neither agent nor ledger

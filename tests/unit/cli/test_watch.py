@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cgpu.cli.client import NoAgentError
+from cgpu.adapters.agent_client import NoAgentError
 from cgpu.cli.watch import parse_interval, repeated
 from cgpu.errors import AgentError, AmountError, CgpuError
 

@@ -1,4 +1,4 @@
-"""Errors keep their kind on the way through the socket, and every kind has its exit code."""
+"""Errors keep their kind on the way through the socket."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from cgpu import errors
-from cgpu.cli.client import AgentClient, NoAgentError, error_from, gpu_path, tenant_path
-from cgpu.cli.main import main
+from cgpu.adapters.agent_client import AgentClient, NoAgentError, error_from, gpu_path, tenant_path
 from cgpu.errors import CgpuError
 
 
@@ -35,16 +34,3 @@ def test_no_socket_means_no_agent(tmp_path: Path):
 def test_names_are_quoted():
     assert tenant_path("a/b c") == "/v1/tenants/a%2Fb%20c"
     assert gpu_path("0") == "/v1/gpus/0"
-
-
-@pytest.mark.parametrize("arguments", [[], ["nonsense"], ["ps", "--jso"], ["run", "--memory"], ["set"]])
-def test_a_malformed_command_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]):
-    assert main(arguments) == 2
-    assert "--help" in capsys.readouterr().err
-
-
-def test_version(capsys: pytest.CaptureFixture[str]):
-    with pytest.raises(SystemExit) as ended:
-        main(["--version"])
-    assert ended.value.code == 0
-    assert capsys.readouterr().out.startswith("cgpu 0")

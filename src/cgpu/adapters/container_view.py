@@ -1,0 +1,112 @@
+"""What a container sees of cgpu: one folder per container on the host, and the mounts that put it in.
+
+The folder is the container's alone. Its files are empty places for the mounts that cover them, but for
+``ld.so.preload``; so nothing that a container's root may write lies in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cgpu.adapters.native import HELPER, SHIM, SIMULATED_CUDA, content_named_copy, native_library
+from cgpu.errors import StateError
+from cgpu.model import container
+
+# The files of a region; ``cgpu.region.reader`` has the same names.
+GRANTS: Final = "grants"
+USAGE: Final = "usage"
+LOCKS: Final = "locks"
+
+_PRELOAD: Final = "ld.so.preload"
+_HASH_DIGITS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ViewMount:
+    """One bind mount of a container."""
+
+    source: Path  # on the host
+    destination: str  # absolute, in the container
+    writable: bool
+    executable: bool  # programs and libraries are mapped from it
+
+
+def make_view(
+    folder: Path, *, region: Path, helper: bool, sim_state: Path | None, image_preload: tuple[str, ...] = ()
+) -> tuple[ViewMount, ...]:
+    """Make the folder, or what is missing of it, and return the mounts in the order in which they are made.
+
+    Args:
+        folder: the view's own folder; its parent is made too.
+        region: the tenant's region, below ``<runtime_dir>/tenants``.
+        helper: whether the container gets ``cgpu`` at ``container.HELPER``.
+        sim_state: state folder of a simulated machine; None: real GPUs.
+        image_preload: the lines of the image's own preload file, which follow ours.
+
+    Raises:
+        StateError: a file of the installation is missing, or the folder cannot be written.
+    """
+    programs = region.parent.parent / "lib"
+    shim, shim_name = _program(SHIM, programs)
+    shim_at = container.LIBRARIES / shim_name
+    mounts = [
+        ViewMount(folder, str(container.ROOT), writable=False, executable=True),
+        ViewMount(region / GRANTS, str(container.REGION / GRANTS), writable=False, executable=False),
+        ViewMount(region / USAGE, str(container.REGION / USAGE), writable=True, executable=False),
+        ViewMount(region / LOCKS, str(container.REGION / LOCKS), writable=True, executable=False),
+        ViewMount(shim, str(shim_at), writable=False, executable=True),
+    ]
+    if helper:
+        program, _ = _program(HELPER, programs)
+        mounts.append(ViewMount(program, str(container.HELPER), writable=False, executable=True))
+    if sim_state is not None:
+        libraries = native_library(SIMULATED_CUDA).parent
+        mounts.append(ViewMount(libraries, str(container.LIBRARIES / "sim"), writable=False, executable=True))
+        mounts.append(ViewMount(sim_state, str(container.SIM_STATE), writable=True, executable=False))
+    mounts.append(ViewMount(folder / _PRELOAD, str(container.PRELOAD), writable=False, executable=False))
+    try:
+        _place(folder, mounts[1:-1])
+        _write(folder / _PRELOAD, "".join(f"{line}\n" for line in (str(shim_at), *image_preload)))
+    except OSError as error:
+        raise StateError(f"{error.filename or folder}: {error.strerror}", "it has to be writable") from error
+    return tuple(mounts)
+
+
+def _program(name: str, folder: Path) -> tuple[Path, str]:
+    """A file of this installation for a container, and its name with the hash of its content."""
+    source = native_library(name)
+    copy = content_named_copy(source, folder)
+    if copy != source:
+        return copy, copy.name
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:_HASH_DIGITS]
+    return source, f"{source.stem}-{digest}{source.suffix}"
+
+
+def _place(folder: Path, mounts: list[ViewMount]) -> None:
+    """The places that the mounts cover: a runtime cannot make them below a read-only mount."""
+    _folder(folder)
+    for mount in mounts:
+        place = folder.joinpath(*Path(mount.destination).relative_to(container.ROOT).parts)
+        _folder(place.parent)
+        if mount.source.is_dir():
+            _folder(place)
+        else:
+            place.touch()
+            place.chmod(0o444)
+
+
+def _folder(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o755)  # whatever the umask: the container's users look here
+
+
+def _write(path: Path, text: str) -> None:
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False) as file:
+        file.write(text)
+        os.fchmod(file.fileno(), 0o444)
+    Path(file.name).rename(path)
