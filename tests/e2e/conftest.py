@@ -1,15 +1,31 @@
-"""The host and the engines, started once; each test's containers are removed after it."""
+"""The host, cGPU and the engines, started once; after each test nothing may be left of its containers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from tests.e2e import image, tools
 from tests.e2e.engines import Containerd, Docker, Engine, Podman, Runc
-from tests.e2e.host import Host
+from tests.e2e.host import Host, eventually
+from tests.e2e.node import Node
+
+FOLDER: Final = Path(__file__).parent
+ENGINES: Final = ("docker", "podman", "containerd", "runc")
+TIMEOUT_S: Final = 120
+SETTLE_S: Final = 20.0
+"""Within which nothing may be left of a container: the agent looks twice a second."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One process runs them all: the engines are started once."""
+    for item in items:
+        if item.path.is_relative_to(FOLDER):
+            item.add_marker(pytest.mark.xdist_group("e2e"))
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
 
 
 @pytest.fixture(scope="session")
@@ -27,38 +43,46 @@ def rootfs(host: Host) -> Path:
 
 
 @pytest.fixture(scope="session")
-def runtime() -> str:
-    """The runtime that the engines use."""
-    return tools.program("runc")
+def started_node(host: Host) -> Iterator[Node]:
+    """cGPU on a simulated T4, whose agent runs for all tests."""
+    with Node(host) as made:
+        yield made
+
+
+@pytest.fixture
+def node(started_node: Node) -> Iterator[Node]:
+    """cGPU; fails a test that leaves anything of a tenant behind."""
+    yield started_node
+    eventually(started_node.nothing_left, "no tenant, no region, no process on the card is left", SETTLE_S)
 
 
 @pytest.fixture(scope="session")
-def docker(host: Host, rootfs: Path, runtime: str) -> Iterator[Docker]:
-    """Docker with a dockerd of its own."""
-    with Docker(host, runtime, image.make_tar(rootfs, host.folder / "image.tar")) as made:
+def docker(host: Host, rootfs: Path, started_node: Node) -> Iterator[Docker]:
+    """Docker with a dockerd of its own, which knows the runtime `cgpu`."""
+    with Docker(host, started_node.runtime, image.make_tar(rootfs, host.folder / "image.tar")) as made:
         yield made
 
 
 @pytest.fixture(scope="session")
-def podman(host: Host, rootfs: Path, runtime: str) -> Podman:
-    """Podman."""
-    return Podman(host, runtime, rootfs)
+def podman(host: Host, rootfs: Path, started_node: Node) -> Podman:
+    """Podman over cgpu-runtime."""
+    return Podman(host, started_node.runtime, rootfs)
 
 
 @pytest.fixture(scope="session")
-def containerd(host: Host, rootfs: Path, runtime: str) -> Iterator[Containerd]:
-    """containerd v2."""
-    with Containerd(host, runtime, rootfs, tools.containerd()) as made:
+def containerd(host: Host, rootfs: Path, started_node: Node) -> Iterator[Containerd]:
+    """containerd v2 over cgpu-runtime."""
+    with Containerd(host, started_node.runtime, rootfs, tools.containerd()) as made:
         yield made
 
 
 @pytest.fixture(scope="session")
-def runc(host: Host, rootfs: Path, runtime: str) -> Runc:
-    """The runtime by itself."""
-    return Runc(host, runtime, rootfs)
+def runc(host: Host, rootfs: Path, started_node: Node) -> Runc:
+    """cgpu-runtime called as runc is, on bundles written by the tests."""
+    return Runc(host, started_node.runtime, rootfs)
 
 
-@pytest.fixture(params=["docker", "podman", "containerd", "runc"])
+@pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Each engine in turn."""
     made: Engine = request.getfixturevalue(request.param)

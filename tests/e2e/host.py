@@ -119,6 +119,15 @@ class Host:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(_child(process.pid), number)
 
+    def kill(self, pid: int) -> None:
+        """Kill a process by the pid that it has here."""
+        self.run("kill", "-KILL", str(pid), check=True)
+
+    def parent_of(self, pid: int) -> int:
+        """The parent of a process, both as they are called here."""
+        status = self.run("cat", f"/proc/{pid}/status", check=True).stdout
+        return int(next(line for line in status.splitlines() if line.startswith("PPid:")).split()[1])
+
     def stop(self, process: Process) -> None:
         """End a started command in order, or, after a while, at once; close its pipes."""
         self.signal(process, signal.SIGTERM)

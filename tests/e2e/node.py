@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import cgpu
 from cgpu.adapters.agent_client import AgentClient
@@ -39,7 +38,7 @@ class Node:
     name: str = "cgpu"
     agent: Process | None = None
 
-    def __enter__(self) -> Node:
+    def __enter__(self) -> Self:
         self.folder.mkdir()
         self.machine = SimMachine.create(self.folder / "machine", self.profile, driver=self.driver, cards=self.cards)
         for path in (self.machine.folder, *self.machine.folder.iterdir()):  # for containers whose user is not root
@@ -120,6 +119,10 @@ class Node:
         processes = [row for card in self.machine.status().cards for row in card.processes]
         return not self.tenants() and not regions and not processes
 
+    def used_bytes(self) -> int:
+        """The memory that processes hold on the cards, by the cards themselves."""
+        return sum(row.memory_bytes for card in self.machine.status().cards for row in card.processes)
+
     def _install(self) -> None:
         binary = self.folder / "bin"
         binary.mkdir()
@@ -141,13 +144,3 @@ def told(output: str) -> dict[str, Any]:
     """What a client printed, in one line of JSON."""
     values: dict[str, Any] = json.loads(output)
     return values
-
-
-def parent_pid(pid: int) -> int:
-    """The parent of a process."""
-    return int(next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "PPid" in line).split()[1])
-
-
-def alive(pid: int) -> bool:
-    """Whether there is such a process."""
-    return os.path.exists(f"/proc/{pid}")
