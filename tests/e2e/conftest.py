@@ -21,10 +21,9 @@ SETTLE_S: Final = 20.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process runs them all: the engines are started once."""
+    """Give each a limit of time of its own."""
     for item in items:
         if item.path.is_relative_to(FOLDER):
-            item.add_marker(pytest.mark.xdist_group("e2e"))
             item.add_marker(pytest.mark.timeout(TIMEOUT_S))
 
 
