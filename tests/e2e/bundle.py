@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 from tests.e2e import image
@@ -20,8 +21,8 @@ _MOUNTS: Final = (
 )
 
 
-def config(name: str, wanted: Wanted) -> dict[str, Any]:
-    """The configuration of a container on ``rootfs`` beside it."""
+def config(name: str, rootfs: Path, wanted: Wanted) -> dict[str, Any]:
+    """The configuration of a container on that root file system."""
     mounts = [
         {"destination": where, "type": kind, "source": source, "options": list(options)}
         for where, kind, source, options in _MOUNTS
@@ -48,7 +49,7 @@ def config(name: str, wanted: Wanted) -> dict[str, Any]:
             "capabilities": rights,
             "noNewPrivileges": True,
         },
-        "root": {"path": "rootfs"},
+        "root": {"path": str(rootfs)},
         "mounts": mounts,
         "annotations": dict(wanted.annotations),
         "linux": {

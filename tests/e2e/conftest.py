@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -27,10 +29,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(TIMEOUT_S))
 
 
+@contextlib.contextmanager
+def needed() -> Iterator[None]:
+    """Skip on a person's machine what misses something; fail in CI, where `make tools` has installed it."""
+    try:
+        yield
+    except tools.MissingToolError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{error}: `make tools` should have seen to that", pytrace=False)
+        pytest.skip(str(error))
+
+
 @pytest.fixture(scope="session")
 def host() -> Iterator[Host]:
     """A host of one's own."""
-    tools.root_with_namespaces()
+    with needed():
+        tools.root_with_namespaces()
+        for name in ("busybox", "ip", "runc"):
+            tools.program(name)
     with Host() as made:
         yield made
 
@@ -58,6 +74,9 @@ def node(started_node: Node) -> Iterator[Node]:
 @pytest.fixture(scope="session")
 def docker(host: Host, rootfs: Path, started_node: Node) -> Iterator[Docker]:
     """Docker with a dockerd of its own, which knows the runtime `cgpu`."""
+    with needed():
+        tools.program("docker")
+        tools.program("dockerd")
     with Docker(host, started_node.runtime, image.make_tar(rootfs, host.folder / "image.tar")) as made:
         yield made
 
@@ -65,13 +84,17 @@ def docker(host: Host, rootfs: Path, started_node: Node) -> Iterator[Docker]:
 @pytest.fixture(scope="session")
 def podman(host: Host, rootfs: Path, started_node: Node) -> Podman:
     """Podman over cgpu-runtime."""
+    with needed():
+        tools.program("podman")
     return Podman(host, started_node.runtime, rootfs)
 
 
 @pytest.fixture(scope="session")
 def containerd(host: Host, rootfs: Path, started_node: Node) -> Iterator[Containerd]:
     """containerd v2 over cgpu-runtime."""
-    with Containerd(host, started_node.runtime, rootfs, tools.containerd()) as made:
+    with needed():
+        programs = tools.containerd()
+    with Containerd(host, started_node.runtime, rootfs, programs) as made:
         yield made
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, Self
@@ -17,9 +16,8 @@ from tests.e2e import image
 from tests.e2e.bundle import config
 from tests.e2e.host import Host, Process, eventually
 from tests.e2e.tools import SEARCHED, program
-from tests.e2e.wanted import Wanted
+from tests.e2e.wanted import Result, Wanted
 
-Result = subprocess.CompletedProcess[str]
 _BASE_ENVIRONMENT: Final = {"PATH": SEARCHED, "HOME": "/root", "LANG": "C.UTF-8"}
 RUNTIME: Final = "cgpu"
 """The name of the wrapped runtime in Docker's configuration."""
@@ -263,13 +261,15 @@ class Runc:
     host: Host
     runtime: str
     rootfs: Path
+    copies: bool = True
+    """Whether each container gets a root file system of its own."""
 
     def bundle(self, name: str, wanted: Wanted) -> Path:
         """Make a container's bundle; its folder."""
         folder = self.host.folder / "bundles" / name
         folder.mkdir(parents=True, exist_ok=True)
-        image.copy(self.rootfs, folder / "rootfs")
-        (folder / "config.json").write_text(json.dumps(config(name, wanted)))
+        rootfs = image.copy(self.rootfs, folder / "rootfs") if self.copies else self.rootfs
+        (folder / "config.json").write_text(json.dumps(config(name, rootfs, wanted)))
         return folder
 
     def run(self, name: str, wanted: Wanted) -> Result:

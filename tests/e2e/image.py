@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
+from cgpu.adapters.native import SHIM, SIMULATED_CUDA, SIMULATED_NVML, native_library
 from native import build
 from tests.e2e.tools import program
 from tests.native.c_compiler import compile_c
@@ -17,9 +18,23 @@ PATH: Final = "/usr/local/bin:/bin"
 _LOAD: Final = build.ROOT / "bench" / "clients" / "load.c"
 _APPLETS: Final = (
     "sh", "ash", "cat", "ls", "rm", "mv", "mkdir", "mount", "umount", "echo", "sleep", "id", "env", "true", "false",
-    "cp", "ln", "dd", "touch", "chmod", "kill", "ps", "stat", "grep", "test", "tail", "find", "readlink", "head",
+    "cp", "ln", "dd", "touch", "chmod", "kill", "ps", "stat", "grep", "test", "tail", "find", "readlink", "head", "chroot",
 )  # fmt: skip
-_FOLDERS: Final = ("bin", "dev", "etc", "proc", "root", "sys", "tmp", "usr/local/bin", "usr/lib", "var", "client")
+_FOLDERS: Final = (
+    "bin",
+    "dev",
+    "etc",
+    "proc",
+    "root",
+    "sys",
+    "tmp",
+    "usr/local/bin",
+    "usr/lib",
+    "var",
+    "client",
+    "sim",
+    "machine",
+)
 _USERS: Final = "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/tmp:/bin/sh\n"
 
 
@@ -36,6 +51,8 @@ def make_rootfs(folder: Path) -> Path:
     for source in (CLIENTS / "quota.c", _LOAD):
         client = compile_c(folder / "client" / source.stem, [source], libraries=["-pthread"])
         _copy_libraries(client, folder)
+    for library in (SHIM, SIMULATED_CUDA, SIMULATED_NVML):  # an image has the whole C library
+        _copy_libraries(native_library(library), folder)
     return folder
 
 

@@ -18,6 +18,7 @@ from cgpu.settings import Settings
 from cgpu.sim.machine import SimMachine
 from tests.e2e.host import SECONDS, Host, Process, eventually
 from tests.e2e.tools import SEARCHED, program
+from tests.e2e.wanted import Result
 
 SOURCE: Final = Path(cgpu.__file__).parents[1]
 # The front starts `python -I`, which leaves PYTHONPATH out; the tests are to run on this source tree.
@@ -140,7 +141,8 @@ class Node:
         (binary / "cgpu-runtime.conf").write_text("".join(f"{key} = {value}\n" for key, value in values.items()))
 
 
-def told(output: str) -> dict[str, Any]:
+def told(result: Result) -> dict[str, Any]:
     """What a client printed, in one line of JSON."""
-    values: dict[str, Any] = json.loads(output)
+    assert result.returncode == 0, result.stderr
+    values: dict[str, Any] = json.loads(result.stdout)
     return values

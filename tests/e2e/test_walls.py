@@ -6,12 +6,15 @@ import time
 
 import pytest
 
+from cgpu.model import container
 from cgpu.model.units import GIB
 from tests.e2e.engines import Engine
 from tests.e2e.host import eventually
 from tests.e2e.node import Node, told
 from tests.e2e.wanted import Wanted
 
+# A process that an engine starts later has the variables that the engine knows of, not the runtime's.
+SIMULATED = ("env", f"LD_LIBRARY_PATH={container.LIBRARIES / 'sim'}", f"CGPU_SIM_STATE={container.SIM_STATE}")
 ATTEMPTS = (
     "rm -rf /.cgpu/tenant/grants",
     "echo 99 > /.cgpu/tenant/grants",
@@ -40,9 +43,8 @@ def test_root_cannot_replace_region_library_or_preload_file(node: Node, engine: 
     tries = "\n".join(f"if ( {attempt} ) 2>/dev/null; then echo 'did: {attempt}'; fi" for attempt in ATTEMPTS)
     script = f"{tries}\nexport CGPU_REGION=/tmp CGPU_MEMORY=9GiB\nunset LD_PRELOAD\nexec /client/quota fill"
     result = engine.run("walls", Wanted(("sh", "-c", script), {"CGPU_MEMORY": "1GiB"}))
-    assert result.returncode == 0, result.stderr
     assert "did: " not in result.stdout
-    seen = told(result.stdout)
+    seen = told(result)
     assert seen["total"] == GIB
     assert seen["held"] < GIB
 
@@ -51,8 +53,8 @@ def test_a_full_container_harms_no_neighbour_and_sees_none(node: Node, engine: E
     assert engine.start("first", Wanted(("sleep", "1000"), {"CGPU_MEMORY": "4GiB"})).returncode == 0
     assert engine.start("second", Wanted(("sleep", "1000"), {"CGPU_MEMORY": "1GiB"})).returncode == 0
     try:
-        first = told(engine.execute("first", "/client/quota", "fill").stdout)
-        second = told(engine.execute("second", "/client/quota", "fill").stdout)
+        first = told(engine.execute("first", *SIMULATED, "/client/quota", "fill"))
+        second = told(engine.execute("second", *SIMULATED, "/client/quota", "fill"))
         assert (first["total"], second["total"]) == (4 * GIB, GIB)
         assert first["held"] > 3 * GIB
         assert second["held"] < GIB

@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 from typing import Final
 
-import pytest
-
 CONTAINERD_VERSION: Final = "v2.4.2"
 _MODULE: Final = "github.com/containerd/containerd/v2"
 _PROGRAMS: Final = ("containerd", "containerd-shim-runc-v2", "ctr")
@@ -19,33 +17,36 @@ _BUILD_TIMEOUT_S: Final = 900
 SEARCHED: Final = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 
 
-def missing(what: str) -> None:
-    """Skip on a person's machine, fail in CI, where `make tools` has installed everything."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{what}: `make tools` should have seen to that", pytrace=False)
-    pytest.skip(what)
+class MissingToolError(Exception):
+    """Something that the engines need is not on this machine; says what."""
 
 
 def program(name: str) -> str:
-    """The path of an installed program; without it the test does not run."""
+    """The path of an installed program. Raises MissingToolError."""
     path = shutil.which(name, path=SEARCHED)
     if path is None:
-        missing(f"{name} is not installed")
-    return str(path)
+        raise MissingToolError(f"{name} is not installed")
+    return path
 
 
 def root_with_namespaces() -> None:
-    """Only root may start these engines, and only where it may make namespaces of its own."""
+    """Only root may start these engines, and only where it may make namespaces of its own.
+
+    Raises MissingToolError.
+    """
     if os.geteuid() != 0:
-        missing("container engines are started as root")
+        raise MissingToolError("container engines are started as root")
     probe = ["unshare", "--mount", "--net", "--propagation", "private", "mount", "-t", "tmpfs", "tmpfs", "/run"]
     result = subprocess.run(probe, capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        missing(f"no namespaces can be made here: {result.stderr.strip()}")
+        raise MissingToolError(f"no namespaces can be made here: {result.stderr.strip()}")
 
 
 def containerd() -> Path:
-    """The folder with containerd v2 and its programs, built from its Go module when first asked for."""
+    """The folder with containerd v2 and its programs, built from its Go module when first asked for.
+
+    Raises MissingToolError.
+    """
     folder = Path.home() / ".cache" / "cgpu-tests" / f"containerd-{CONTAINERD_VERSION}"
     if not all((folder / name).is_file() for name in _PROGRAMS):
         _go_install(folder)
@@ -61,7 +62,7 @@ def _go_install(folder: Path) -> None:
         command, env=environment, capture_output=True, text=True, timeout=_BUILD_TIMEOUT_S, check=False
     )
     if result.returncode != 0:
-        missing(f"containerd {CONTAINERD_VERSION} cannot be built: {result.stderr[-500:]}")
+        raise MissingToolError(f"containerd {CONTAINERD_VERSION} cannot be built: {result.stderr[-500:]}")
 
 
 def _go() -> str:
@@ -69,5 +70,5 @@ def _go() -> str:
     beside = Path(sys.executable).with_name("go")
     path = shutil.which("go", path=SEARCHED + os.pathsep + "/usr/local/go/bin")
     if path is None and not beside.is_file():
-        missing("Go is not installed")
+        raise MissingToolError("Go is not installed")
     return path or str(beside)

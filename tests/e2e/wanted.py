@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+Result = subprocess.CompletedProcess[str]
 
 
 @dataclass(frozen=True)
