@@ -80,8 +80,7 @@ class Docker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self.daemon
-        self.host.stop(self.daemon)
+        self.stop_daemon()
 
     def start_daemon(self) -> None:
         """Start dockerd and wait until it answers."""
@@ -96,11 +95,10 @@ class Docker:
         eventually(lambda: process.poll() is not None or self._docker("version").returncode == 0, "dockerd answers")
         assert process.poll() is None, (folder / "log").read_text()[-2000:]
 
-    def kill_daemon(self) -> None:
-        """End dockerd without a word; its containers go on."""
+    def stop_daemon(self) -> None:
+        """End dockerd, as an upgrade does; its containers go on."""
         assert self.daemon
-        self.host.signal(self.daemon, signal.SIGKILL)
-        self.daemon.wait()
+        self.host.stop(self.daemon)
 
     def run(self, name: str, wanted: Wanted) -> Result:
         return self._run(name, wanted, "--rm")

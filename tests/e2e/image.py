@@ -18,7 +18,8 @@ PATH: Final = "/usr/local/bin:/bin"
 _LOAD: Final = build.ROOT / "bench" / "clients" / "load.c"
 _APPLETS: Final = (
     "sh", "ash", "cat", "ls", "rm", "mv", "mkdir", "mount", "umount", "echo", "sleep", "id", "env", "true", "false",
-    "cp", "ln", "dd", "touch", "chmod", "kill", "ps", "stat", "grep", "test", "tail", "find", "readlink", "head", "chroot",
+    "cp", "ln", "dd", "touch", "chmod", "kill", "ps", "stat", "grep", "test", "tail", "find", "readlink", "head",
+    "chroot",
 )  # fmt: skip
 _FOLDERS: Final = (
     "bin",

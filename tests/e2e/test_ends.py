@@ -87,7 +87,7 @@ def test_the_agents_runtime_folder_is_cleared(node: Node, runc: Runc):
 
 def test_the_engine_is_started_again(node: Node, docker: Docker):
     started(node, docker)
-    docker.kill_daemon()
+    docker.stop_daemon()
     docker.start_daemon()
     assert len(node.tenants()) == 1
     assert docker.execute("ends", "echo", "alive").stdout == "alive\n"
@@ -96,13 +96,16 @@ def test_the_engine_is_started_again(node: Node, docker: Docker):
 
 def test_the_agent_is_not_there(node: Node, engine: Engine):
     node.kill_agent()
-    result = engine.run("ends", Wanted(("echo", "started"), {"CGPU_MEMORY": "1GiB"}))
+    try:
+        result = engine.run("ends", Wanted(("echo", "started"), {"CGPU_MEMORY": "1GiB"}))
+        engine.remove("ends")
+        plain = engine.run("plain", Wanted(("echo", "started")))
+    finally:
+        node.start_agent()
     assert result.returncode != 0
     assert "agent" in result.stderr
     assert "started" not in result.stdout
-    engine.remove("ends")
-    assert engine.run("plain", Wanted(("echo", "started"))).stdout == "started\n"
-    node.start_agent()
+    assert plain.stdout == "started\n"
 
 
 def test_the_21st_container_of_a_card_is_refused_in_cgpus_words(node: Node, runc: Runc, docker: Docker):
