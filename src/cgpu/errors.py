@@ -5,6 +5,8 @@
     |   +-- AmountError         an amount, percentage or weight is malformed
     |   +-- FactError           a version or another fact about a node is malformed
     |   +-- DataError           a file of compatibility data is malformed
+    |   +-- VariableError       a container's variable or annotation is malformed
+    |   +-- BundleError         a container's bundle, or the runtime's own settings, cannot be used
     +-- RefusedError            well-formed, but the node says no                exit 3
     |   +-- NoSuchGpuError      there is no such GPU
     |   +-- NoSuchTenantError   there is no such tenant
@@ -95,6 +97,18 @@ class DataError(UsageError):
     """A file of compatibility data is malformed."""
 
     code = "data"
+
+
+class VariableError(UsageError):
+    """A variable or annotation by which a container asks for a share is malformed; the message names it."""
+
+    code = "variable"
+
+
+class BundleError(UsageError):
+    """A container's bundle, or the settings of cgpu-runtime, cannot be used."""
+
+    code = "bundle"
 
 
 class RefusedError(CgpuError):

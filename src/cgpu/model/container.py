@@ -23,6 +23,8 @@ LIBRARIES: Final = ROOT / "lib"
 HELPER: Final = ROOT / "bin" / "cgpu"
 """The static helper; also mounted as ``/usr/local/bin/cgpu`` where the image has no such file."""
 
+HELPER_IN_PATH: Final = PurePosixPath("/usr/local/bin/cgpu")
+
 SIM_STATE: Final = ROOT / "machine"
 """The state folder of the simulated machine, writable."""
 
