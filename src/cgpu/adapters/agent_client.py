@@ -39,6 +39,10 @@ class AgentClient:
         """PUT a document."""
         return self._request("PUT", path, body)
 
+    def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """POST, for example to ``/v1/tenants/<id>/ending``; without a document where none is wanted."""
+        return self._request("POST", path, body)
+
     def patch(self, path: str, body: Mapping[str, Any]) -> Any:
         """PATCH with the values to change."""
         return self._request("PATCH", path, body)

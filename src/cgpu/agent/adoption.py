@@ -1,4 +1,4 @@
-"""Without a checkpoint: the tenants that regions tell of."""
+"""What the agent before this one has left: its checkpoint, or the tenants that regions tell of."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from cgpu.adapters.checkpoint import CheckpointStore
 from cgpu.adapters.process import Identity
-from cgpu.agent.documents import ProcessRef, Record
+from cgpu.agent.documents import NodeDocument, ProcessRef, Record, decode
 from cgpu.agent.ports import Cgroups, Processes
 from cgpu.agent.wishes import tenant_of
 from cgpu.errors import RegionError
@@ -57,3 +58,19 @@ def _of_container(record: Record, living: Iterable[Identity], processes: Process
                 replace(tenant, cgroup=cgroups.of(host_pid).rstrip("/")), ProcessRef(host_pid, identity.start_ticks)
             )
     return Record(tenant, ProcessRef(0, 0))
+
+
+def region_folders(tenants_dir: Path) -> list[Path]:
+    """All regions there are, whole or not."""
+    return sorted(tenants_dir.iterdir()) if tenants_dir.is_dir() else []
+
+
+def checkpointed(store: CheckpointStore) -> NodeDocument | None:
+    """The last checkpoint; None when there is none. Raises StateError for one that cannot be read."""
+    data = store.load()
+    if data is None:
+        return None
+    try:
+        return decode(data)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise store.set_aside(f"not a checkpoint: {error!r}") from error

@@ -11,11 +11,10 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from cgpu.adapters.cgroup import is_within
+from cgpu.agent.containers import is_container
 from cgpu.agent.documents import Limit, Record
 from cgpu.agent.ports import Cgroups, GpuNode
 from cgpu.errors import DriverError, LayerError
-from cgpu.model.container import CDI_TENANT_PREFIX
 from cgpu.model.tenant import Gpu, MemoryLayer, Tenant
 
 
@@ -27,20 +26,6 @@ def wanted_limits(records: Iterable[Record]) -> dict[Limit, int]:
         if record.tenant.memory_layer is MemoryLayer.DRIVER and record.tenant.cgroup
         for share in record.tenant.shares
     }
-
-
-def own_cgroup(cgroup: str, outside: Iterable[str]) -> str:
-    """The cgroup of a container's first process, or "" where it is not the container's own.
-
-    ``outside``: the cgroups of processes and tenants that are not in the container. Without cgroups of
-    its own (``podman run --cgroups=disabled``) a container is in that of whoever started it.
-    """
-    return "" if cgroup in ("", "/") or any(is_within(other, cgroup) for other in outside) else cgroup
-
-
-def is_container(tenant: Tenant) -> bool:
-    """Whether a container attaches to the tenant; the users of a CDI device are many and do not."""
-    return tenant.container != "" and not tenant.id.startswith(CDI_TENANT_PREFIX)
 
 
 class DriverLimits:

@@ -9,58 +9,44 @@ effect may be repeated.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from cgpu.adapters.cgroup import is_within
 from cgpu.adapters.checkpoint import CheckpointStore
-from cgpu.agent.adoption import adopt
+from cgpu.agent.adoption import adopt, checkpointed, region_folders
 from cgpu.agent.attribution import ContextEstimate
-from cgpu.agent.documents import Limit, NodeDocument, ProcessRef, Record, decode, encode
+from cgpu.agent.containers import own_cgroup, process_of_container
+from cgpu.agent.documents import Limit, NodeDocument, ProcessRef, Record, encode
 from cgpu.agent.ledger import Ledger
-from cgpu.agent.limits import DriverLimits, is_container, own_cgroup, wanted_limits
+from cgpu.agent.limits import DriverLimits, wanted_limits
+from cgpu.agent.live import Live
 from cgpu.agent.locks import GpuLocks
 from cgpu.agent.ports import ArbiterControl, Cgroups, GpuNode, Processes
+from cgpu.agent.room import check_card, check_cards, gpu_named, occupancy, record_named
 from cgpu.agent.survey import REGION_VARIABLE, Subject, Survey, Surveyor
 from cgpu.agent.wishes import NOBODY, Caller, ShareChange, changed, same_wish
 from cgpu.errors import (
     AgentError,
     CgpuError,
+    DriverError,
     LayerError,
-    NoSuchGpuError,
     NoSuchTenantError,
     RefusedError,
     RegionError,
     TenantExistsError,
-    UsageError,
 )
-from cgpu.model.admission import Occupancy, admit, fits_card, fits_time
+from cgpu.model.admission import admit, fits_card, fits_time
 from cgpu.model.tenant import ComputeLayer, Gpu, GpuPolicy, Policy, Share, Tenant
 from cgpu.model.units import MIB
 from cgpu.region.reader import GRANTS, RegionReader
 from cgpu.region.writer import GrantsWriter, Owner, Row, create_region, remove_region
 
-_LOG: Final = logging.getLogger(__name__)
 DEFAULT_CONTEXT_BYTES: Final = 512 * MIB  # until NVML has shown a context: on the safe side of 300 to 500 MiB
-
-
-@dataclass(slots=True)
-class Live:
-    """A tenant's region, open in this agent."""
-
-    reader: RegionReader
-    writer: GrantsWriter
-
-    def close(self) -> None:
-        """Release the files."""
-        self.reader.close()
-        self.writer.close()
 
 
 class NodeState:
@@ -115,11 +101,7 @@ class NodeState:
 
     def gpu(self, name: str) -> Gpu:
         """The card with this index or UUID. Raises NoSuchGpuError."""
-        for gpu in self._gpus.values():
-            if name in (str(gpu.index), gpu.uuid):
-                return gpu
-        known = ", ".join(f"{gpu.index} ({gpu.uuid})" for gpu in self._gpus.values()) or "none"
-        raise NoSuchGpuError(f"there is no GPU {name!r} on this node", f"GPUs here: {known}")
+        return gpu_named(name, self._gpus.values())
 
     def records(self) -> tuple[Record, ...]:
         """All tenants, oldest first."""
@@ -129,12 +111,7 @@ class NodeState:
     def record(self, name: str) -> Record:
         """The tenant with this id or name. Raises NoSuchTenantError."""
         with self.lock:
-            if name in self._document.records:
-                return self._document.records[name]
-            for record in self._document.records.values():
-                if record.tenant.name == name:
-                    return record
-        raise NoSuchTenantError(f"there is no tenant {name!r}", "`cgpu ps` lists them")
+            return record_named(name, self._document.records)
 
     def region(self, tenant_id: str) -> Path:
         """The tenant's folder."""
@@ -169,7 +146,7 @@ class NodeState:
     def has_live_slot(self, tenant_id: str) -> bool:
         """Whether a process of the tenant is registered in its region."""
         live = self._live.get(tenant_id)
-        return live is not None and any(slot.alive for slot in live.reader.usage(0).slots)
+        return live is not None and live.has_slot()
 
     def has_ended(self, record: Record) -> bool:
         """Whether the whole process tree of a tenant that lives as long as one is gone."""
@@ -273,7 +250,7 @@ class NodeState:
         """
         with self.lock:
             record = self.record(tenant_id)
-            process = self._process_of_container(record, host_pid)
+            process = process_of_container(record, host_pid, self.records(), self.processes, self._cgroups)
             outside = [self._cgroups.of(pid) for pid in (os.getpid(), caller_pid)]
             outside += [other.tenant.cgroup for other in self.records() if other.tenant.id != record.tenant.id]
             cgroup = own_cgroup(self._cgroups.of(host_pid), outside)
@@ -351,16 +328,12 @@ class NodeState:
         Raises StateError for a checkpoint that cannot be read.
         """
         with self.lock:
-            data = self._store.load()
-            if data is None:
-                records, faults = adopt(self._region_folders(), self.processes, self._cgroups)
-                self._document = NodeDocument(records, {}, {})
+            document = checkpointed(self._store)
+            if document is None:
+                records, faults = adopt(region_folders(self._tenants_dir), self.processes, self._cgroups)
+                document = NodeDocument(records, {}, {})
                 self._faults |= faults
-            else:
-                try:
-                    self._document = decode(data)
-                except (KeyError, TypeError, ValueError, AttributeError) as error:
-                    raise self._store.set_aside(f"not a checkpoint: {error!r}") from error
+            self._document = document
             for record in self._document.records.values():
                 self._recover_tenant(record)
             self.clear_limits()
@@ -370,18 +343,18 @@ class NodeState:
     def bring_limits(self) -> None:
         """Set and clear what the driver has refused before, or has not been told. Raises DriverError."""
         with self.lock:
-            self.clear_limits()
+            for error in self.clear_limits():
+                raise error
             self.limits.apply(wanted_limits(self.records()), self._gpus, again=False)
 
-    def clear_limits(self) -> None:
-        """Take away the limits of tenants that are gone; what the driver refuses is tried again later."""
+    def clear_limits(self) -> tuple[DriverError, ...]:
+        """Take away the limits of tenants that are gone. What the driver refuses now is returned, and tried again."""
         with self.lock:
             wanted = frozenset(wanted_limits(self.records()))
             failed = self.limits.clear(self._document.limits - wanted, self._gpus)
             if wanted | failed.keys() != self._document.limits:
                 self._commit(limits=wanted | failed.keys())
-            for error in failed.values():
-                _LOG.warning("%s", error)
+            return tuple(failed.values())
 
     def _recover_tenant(self, record: Record) -> None:
         gone = [share.gpu_uuid for share in record.tenant.shares if share.gpu_uuid not in self._gpus]
@@ -396,31 +369,24 @@ class NodeState:
             self._faults[record.tenant.id] = error.message
 
     def _remove_orphans(self) -> None:
-        for folder in self._region_folders():
+        for folder in region_folders(self._tenants_dir):
             if folder.name not in self._document.records and folder.name not in self._faults:
                 self.ledger.end(folder.name, folder)
                 with contextlib.suppress(RegionError):  # foreign files in it: left alone
                     remove_region(folder)
 
-    def _region_folders(self) -> list[Path]:
-        return sorted(self._tenants_dir.iterdir()) if self._tenants_dir.is_dir() else []
-
     # ---- deciding ----
 
     def _check_new(self, tenant: Tenant) -> None:
-        if not tenant.shares:
-            raise UsageError("a tenant needs a share of at least one GPU")
-        if len({share.gpu_uuid for share in tenant.shares}) != len(tenant.shares):
-            raise RefusedError("a GPU is named twice", "one share of each GPU is what a tenant can have")
         if any(record.tenant.name == tenant.name for record in self._document.records.values()):
             raise TenantExistsError(f"there is a tenant named {tenant.name!r}", "choose another --name")
+        check_cards(tenant)
         survey = self.survey()
         for share in tenant.shares:
             gpu = self.gpu(share.gpu_uuid)
-            if gpu.mig:
-                raise RefusedError(f"GPU {gpu.index} ({gpu.uuid}) is in MIG mode", "turn MIG off, or use another GPU")
+            check_card(gpu)
             self._locks.acquire(gpu)
-            admit(gpu, self.policy(gpu), self._occupancy(gpu, survey), share)
+            admit(gpu, self.policy(gpu), occupancy(gpu, self.records(), survey), share)
 
     def _check_growth(self, tenant: Tenant, shares: tuple[Share, ...]) -> None:
         for old, new in zip(tenant.shares, shares, strict=True):
@@ -429,16 +395,8 @@ class NodeState:
             if new != replace(old, memory_bytes=new.memory_bytes):
                 fits_time(gpu, self.policy(gpu), tuple(new if share is old else share for share in self._shares(gpu)))
             if new.memory_bytes > old.memory_bytes:
-                admit(gpu, self.policy(gpu), self._occupancy(gpu, self.survey(), without=tenant.id), new)
-
-    def _occupancy(self, gpu: Gpu, survey: Survey, without: str = "") -> Occupancy:
-        shares, overhead = [], 0
-        for record in self._document.records.values():
-            share = record.tenant.share_on(gpu.uuid)
-            if share is not None and record.tenant.id != without:
-                shares.append(share)
-                overhead += max(0, survey.on(record.tenant.id, gpu.uuid).truth_bytes - share.memory_bytes)
-        return Occupancy(tuple(shares), overhead, survey.foreign_bytes(gpu.uuid))
+                others = [record for record in self.records() if record.tenant.id != tenant.id]
+                admit(gpu, self.policy(gpu), occupancy(gpu, others, self.survey()), new)
 
     def _shares(self, gpu: Gpu) -> tuple[Share, ...]:
         found = (record.tenant.share_on(gpu.uuid) for record in self._document.records.values())
@@ -452,27 +410,6 @@ class NodeState:
     def _planned(self, tenant: Tenant, *, attached: bool = False) -> Tenant:
         gpus = [self._gpus[share.gpu_uuid] for share in tenant.shares if share.gpu_uuid in self._gpus]
         return self.limits.plan(tenant, gpus, attached=attached)
-
-    def _process_of_container(self, record: Record, host_pid: int) -> ProcessRef:
-        if not is_container(record.tenant):
-            raise RefusedError(f"tenant {record.tenant.id!r} is not a container's", "make it with `container`")
-        start_ticks = self.processes.start_ticks(host_pid)
-        if start_ticks is None:
-            raise RefusedError(
-                f"there is no process {host_pid} here", "the pid is one of the agent's own PID namespace"
-            )
-        process = ProcessRef(host_pid, start_ticks)
-        cgroup = self._cgroups.of(host_pid)
-        for other in self._document.records.values():
-            own = other.tenant.id == record.tenant.id
-            if not own and (other.root == process or is_within(cgroup, other.tenant.cgroup)):
-                raise RefusedError(f"process {host_pid} is of tenant {other.tenant.id!r}", "name the container's own")
-        first = record.root
-        if record.tenant.cgroup and first is not None and first != process and self._runs(first):
-            raise RefusedError(
-                f"tenant {record.tenant.id!r} is attached to process {first.host_pid}", "end that container first"
-            )
-        return process
 
     def _runs(self, process: ProcessRef) -> bool:
         return self.processes.start_ticks(process.host_pid) == process.start_ticks

@@ -37,7 +37,7 @@ NOBODY: Final = Caller(None)  # the tenant stays until it is removed
 
 
 def same_wish(known: Tenant, asked: Tenant) -> bool:
-    """Whether the same is asked for again; where the tenant lives, and what enforces its quota, is the agent's choice."""
+    """Whether the same is asked for again; cgroup and memory layer are the agent's choice."""
     return replace(known, cgroup="", memory_layer=asked.memory_layer) == replace(asked, cgroup="")
 
 

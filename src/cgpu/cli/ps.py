@@ -24,6 +24,7 @@ examples:
 LAYER is what enforces the quota of memory and the share of time, such as shim/slots.
 A process marked with ! is on the card without the shim: it went round the quota.
 """
+_SHORT_ID = 12  # as container engines print them
 _HEADER = ("TENANT", "NAME", "GPU", "MEMORY", "COMPUTE", "WEIGHT", "POLICY", "LAYER", "UTIL", "TIME", "OOM", "PIDS")
 
 
@@ -79,7 +80,10 @@ def _timed_listing(time: datetime, tenants: list[dict[str, Any]]) -> str:
 def listing(tenants: list[dict[str, Any]]) -> str:
     """The table, and below it what is wrong or worth knowing."""
     rows = [_row(tenant, share) for tenant in tenants for share in tenant["shares"]]
-    notes = [f"{tenant['id']}: {tenant['fault']}" for tenant in tenants if tenant["fault"]]
+    notes = [
+        f"{tenant['id']}: container {tenant['container'][:_SHORT_ID]}" for tenant in tenants if tenant["container"]
+    ]
+    notes += [f"{tenant['id']}: {tenant['fault']}" for tenant in tenants if tenant["fault"]]
     if any(tenant["simulated"] for tenant in tenants):
         notes.append(f"{render.SIMULATED}: these tenants are on a simulated GPU")
     return "\n".join([render.table(_HEADER, rows), *notes])

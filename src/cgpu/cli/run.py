@@ -29,6 +29,7 @@ examples:
   cgpu run --memory 6GiB -- python train.py
   cgpu run --memory 2GiB --weight 4 --name web -- ./server
   cgpu run --gpu 0 --gpu 1 --memory 8GiB -- python two_cards.py    8 GiB of each
+  cgpu run --require-layer driver --memory 6GiB -- python train.py   not without the driver's limits
   cgpu run --sim t4 --memory 2GiB -- python train.py               on a simulated GPU
 
 exit code: the command's own; 127 when it is not found, 126 when it cannot be executed; before it
@@ -51,6 +52,11 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     add_share(parser, memory_required=True)
     parser.add_argument("--name", help="name of the tenant; made up when not given")
     parser.add_argument("--refuse-managed", action="store_true", help="refuse managed (unified) memory altogether")
+    parser.add_argument(
+        "--require-layer",
+        choices=("driver", "shim"),
+        help="do not start where the quota of memory is enforced by anything weaker; `cgpu info` shows what there is",
+    )
     parser.add_argument(
         "--sim",
         metavar="PROFILE",
@@ -86,6 +92,8 @@ def _create(tenant_id: str, options: argparse.Namespace, settings: Settings) -> 
         "refuse_managed": options.refuse_managed,
         "lifetime": "caller",
     }
+    if options.require_layer is not None:
+        body["require_layer"] = options.require_layer
     for attempt in range(1, _ATTEMPTS + 1):
         client = agent_or_private(settings)
         try:

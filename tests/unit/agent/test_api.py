@@ -102,6 +102,15 @@ def test_a_tenant_from_its_making_to_its_end(call: Call):
         ("PUT", "/v1/tenants/x", {**WISH, "colour": "red"}, 400, "usage"),
         ("PUT", "/v1/tenants/x", {**WISH, "name": "a\n"}, 400, "usage"),
         ("PUT", "/v1/tenants/x", {**WISH, "lifetime": "never"}, 400, "usage"),
+        ("PUT", "/v1/tenants/x", {**WISH, "container": ""}, 400, "usage"),
+        ("PUT", "/v1/tenants/x", {**WISH, "require_layer": "broker"}, 400, "usage"),
+        ("PUT", "/v1/tenants/x", {**WISH, "require_layer": "driver"}, 409, "layer"),
+        ("POST", "/v1/tenants/none/attach", {"pid": 1}, 404, "no_such_tenant"),
+        ("POST", "/v1/tenants/none/attach", {}, 400, "usage"),
+        ("POST", "/v1/tenants/none/attach", {"pid": 0}, 400, "usage"),
+        ("POST", "/v1/tenants/none/attach", {"pid": "1"}, 400, "usage"),
+        ("POST", "/v1/tenants/none/attach", None, 400, "usage"),
+        ("POST", "/v1/tenants/none/ending", None, 404, "no_such_tenant"),
         ("PUT", "/v1/tenants/x", {"shares": [{"gpu": "9", "memory_bytes": GIB}]}, 404, "no_such_gpu"),
         ("PUT", "/v1/tenants/x", {"shares": [{"gpu": "0", "memory_bytes": 17 * GIB}]}, 409, "capacity"),
         ("PATCH", "/v1/tenants/none", {"weight": 2}, 404, "no_such_tenant"),
@@ -264,3 +273,20 @@ def test_a_mistake_of_ours_is_500_and_says_nothing_of_the_inside(
     assert status == 500
     assert "ZeroDivision" not in json.dumps(document)
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_container_attaches_with_its_state_and_ends(world: World, call: Call):
+    world.host.spawn(50)
+    wish = {**WISH, "container": "c1", "lifetime": "caller", "require_layer": "shim"}
+    _, made = call("PUT", "/v1/tenants/oci-c1", wish)
+    assert (made["container"], made["require_layer"], made["cgroup"]) == ("c1", "shim", "")
+    world.host.spawn(70, cgroup="/docker/c1")
+    state = {"ociVersion": "1.2.0", "id": "c1", "pid": 70, "annotations": {"long": "x" * (2 * BODY_BYTES_MAX)}}
+    for _ in range(2):
+        status, attached = call("POST", "/v1/tenants/oci-c1/attach", state)
+        assert (status, attached["cgroup"]) == (200, "/docker/c1")
+    assert call("POST", "/v1/tenants/oci-c1/attach", {"pid": 71})[1]["code"] == "refused"
+    assert call("POST", "/v1/tenants/oci-c1/ending", peer=STRANGER)[0] == 403
+    del world.host.table[70]
+    assert call("POST", "/v1/tenants/oci-c1/ending") == (204, None)
+    assert call("POST", "/v1/tenants/oci-c1/ending")[0] == 404
