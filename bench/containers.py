@@ -127,11 +127,10 @@ def one_more(node: Node, engine: Engine, running: int, figures: Figures) -> None
 
 
 def left(node: Node) -> set[str]:
-    """What containers may leave on a host: cgroups, regions, mounts, files of the agent."""
-    folder = node.settings.runtime_dir
-    files = {str(path) for path in folder.rglob("*") if "account" not in path.name and path.parent.name != "lib"}
+    """What containers may leave on a host: regions, mounts, cgroups."""
+    regions = {str(path) for path in node.settings.tenants_dir.rglob("*")}
     mounts = set(node.host.run("cat", "/proc/mounts").stdout.splitlines())
-    return files | {path for path in node.host.cgroups() if path.count("/") > 4} | mounts
+    return regions | mounts | {path for path in node.host.cgroups() if path.count("/") > 4}
 
 
 def timed(call: Callable[[str], Result]) -> Callable[[str], tuple[Result, float]]:

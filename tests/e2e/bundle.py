@@ -21,7 +21,7 @@ _MOUNTS: Final = (
 )
 
 
-def config(name: str, rootfs: Path, wanted: Wanted) -> dict[str, Any]:
+def config(name: str, rootfs: Path, wanted: Wanted, cgroup_namespace: bool) -> dict[str, Any]:
     """The configuration of a container on that root file system."""
     mounts = [
         {"destination": where, "type": kind, "source": source, "options": list(options)}
@@ -39,6 +39,7 @@ def config(name: str, rootfs: Path, wanted: Wanted) -> dict[str, Any]:
         )
     env = [f"{key}={value}" for key, value in {"PATH": image.PATH, **wanted.env}.items()]
     rights = dict.fromkeys(("bounding", "effective", "permitted"), _CAPABILITIES)
+    kinds = ("pid", "mount", "ipc", "uts", "network", *(("cgroup",) if cgroup_namespace else ()))
     return {
         "ociVersion": "1.0.2",
         "process": {
@@ -54,6 +55,6 @@ def config(name: str, rootfs: Path, wanted: Wanted) -> dict[str, Any]:
         "annotations": dict(wanted.annotations),
         "linux": {
             "cgroupsPath": f"/cgpu-e2e/{name}",
-            "namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts", "network", "cgroup")],
+            "namespaces": [{"type": kind} for kind in kinds],
         },
     }

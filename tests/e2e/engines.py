@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, Self
@@ -261,13 +260,14 @@ class Runc:
     rootfs: Path
     copies: bool = True
     """Whether each container gets a root file system of its own."""
+    cgroup_namespace: bool = True
 
     def bundle(self, name: str, wanted: Wanted) -> Path:
         """Make a container's bundle; its folder."""
         folder = self.host.folder / "bundles" / name
         folder.mkdir(parents=True, exist_ok=True)
         rootfs = image.copy(self.rootfs, folder / "rootfs") if self.copies else self.rootfs
-        (folder / "config.json").write_text(json.dumps(config(name, rootfs, wanted)))
+        (folder / "config.json").write_text(json.dumps(config(name, rootfs, wanted, self.cgroup_namespace)))
         return folder
 
     def run(self, name: str, wanted: Wanted) -> Result:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from bench.containers import churn
+from tests.e2e import image
 from tests.e2e.engines import Docker, Runc
 from tests.e2e.host import Host
 from tests.e2e.node import Node
 
 
 def test_creates_and_destroys_of_a_full_card(node: Node, host: Host, runc: Runc):
-    shared = Runc(host, runc.runtime, runc.rootfs, copies=False)
+    rootfs = image.copy(runc.rootfs, host.folder / "shared")
+    shared = Runc(host, runc.runtime, rootfs, copies=False)
     figures = churn(node, "runc", shared, containers=60, parallel=20)
     assert figures.faults == []
     assert (figures.containers, figures.refused) == (60, 3)

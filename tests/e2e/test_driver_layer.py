@@ -25,8 +25,9 @@ def new_driver(host: Host) -> Iterator[Node]:
     with Node(host, driver="615.10", name="cgpu-615") as made:
         yield made
         eventually(made.nothing_left, "nothing is left", SETTLE_S)
-        limits = [(row.cgroup, row.hard_bytes) for row in made.machine.status().cards[0].cgroups if row.hard_bytes]
-        assert limits == []
+        # The simulated driver remembers cgroups that are gone; a limit on one that is there would be a leak.
+        limited = {f"/sys/fs/cgroup{row.cgroup}" for row in made.machine.status().cards[0].cgroups if row.hard_bytes}
+        assert limited & host.cgroups() == set()
 
 
 @pytest.fixture
@@ -48,7 +49,9 @@ def test_the_limit_is_on_the_containers_cgroup_before_its_first_process_runs(new
         limited.remove("limited")
 
 
-def test_a_process_without_the_shim_is_held_by_the_driver(new_driver: Node, limited: Runc, rootfs: Path):
+def test_a_process_without_the_shim_is_held_by_the_driver(host: Host, new_driver: Node, rootfs: Path):
+    # Without a cgroup namespace, as the simulated driver knows a cgroup in a bare root by its path alone.
+    runc = Runc(host, new_driver.runtime, rootfs, cgroup_namespace=False)
     volumes = (
         Volume(rootfs, "/bare"),
         Volume(Path("/proc"), "/bare/proc"),
@@ -56,7 +59,7 @@ def test_a_process_without_the_shim_is_held_by_the_driver(new_driver: Node, limi
         Volume(new_driver.machine.folder, "/bare/machine", writable=True),
     )
     script = "chroot /bare /bin/env LD_LIBRARY_PATH=/sim CGPU_SIM_STATE=/machine /client/quota fill"
-    result = limited.run("escapes", Wanted(("sh", "-c", script), DRIVER, volumes))
+    result = runc.run("escapes", Wanted(("sh", "-c", script), DRIVER, volumes))
     assert told(result)["held"] < 2 * GIB
 
 

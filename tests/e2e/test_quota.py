@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cgpu.model.units import GIB, MIB
-from tests.e2e.engines import Engine
+from tests.e2e.engines import Engine, Runc
 from tests.e2e.node import Node, told
 from tests.e2e.wanted import Wanted
 
@@ -56,3 +56,11 @@ def test_a_container_without_variables_is_not_touched(node: Node, engine: Engine
     assert result.stdout.split() in (["0"], []), result.stdout + result.stderr
     bare = engine.run("bare", Wanted(("sh", "-c", "ls -d /.cgpu; echo ended")))
     assert bare.stdout == "ended\n", bare.stderr
+
+
+def test_the_configuration_of_a_container_without_variables_stays_as_it_was(node: Node, runc: Runc):
+    wanted = Wanted(("true",), {"PLAIN": "1"})
+    written = (runc.bundle("same", wanted) / "config.json").read_bytes()
+    assert runc.run("same", wanted).returncode == 0
+    assert (node.host.folder / "bundles" / "same" / "config.json").read_bytes() == written
+    assert not (node.host.folder / "bundles" / "same" / "cgpu").exists()
