@@ -100,7 +100,7 @@ def _check(path: Path, config: object) -> None:
     if not isinstance(config, dict):
         raise BundleError(f"{path} is not a JSON object")
     for name, kind in {"process": dict, "root": dict, "annotations": dict, "hooks": dict, "mounts": list}.items():
-        if not isinstance(config.get(name) or kind(), kind):
+        if config.get(name) is not None and not isinstance(config[name], kind):
             raise BundleError(f"{path}: {name} is malformed")
     environment = (config.get("process") or {}).get("env") or []
     if not isinstance(environment, list) or not all(isinstance(entry, str) for entry in environment):

@@ -73,9 +73,9 @@ def _environment(request: Request, bundle: Bundle, visible: tuple[str, ...], *, 
     """What tells the driver, or NVIDIA's own container hook, which cards the container has."""
     if not simulated:
         return {NVIDIA_VISIBLE: ",".join(visible)} if request.sets_visible else {}
-    cards = {} if _CUDA_VISIBLE in variables(bundle.environment) else {_CUDA_VISIBLE: ",".join(visible)}
     # A simulated card has no device node that could be kept from the container: CUDA's own variable does it.
-    return {"CGPU_SIM_STATE": str(SIM_STATE), **cards}
+    cards = variables(bundle.environment).get(_CUDA_VISIBLE, ",".join(visible))
+    return {"CGPU_SIM_STATE": str(SIM_STATE), _CUDA_VISIBLE: cards}
 
 
 def _annotations(tenant: Mapping[str, Any]) -> dict[str, str]:

@@ -117,7 +117,12 @@ def _value(environment: Sequence[str], name: str) -> str:
 
 
 def _hooks(hooks: Mapping[str, Any], hook: tuple[str, ...]) -> dict[str, Any]:
-    others = [entry for entry in hooks.get("createRuntime") or [] if (entry.get("args") or [])[1:3] != list(hook[1:3])]
+    others = [entry for entry in hooks.get("createRuntime") or [] if not _is_our_hook(entry, hook)]
     # The first: a hook of another after ours finds the tenant with its limits.
     ours = {"path": hook[0], "args": list(hook), "timeout": _HOOK_SECONDS}
     return {**hooks, "createRuntime": [ours, *others]}
+
+
+def _is_our_hook(entry: Mapping[str, Any], hook: tuple[str, ...]) -> bool:
+    arguments = entry.get("args")
+    return isinstance(arguments, list) and arguments[1:3] == list(hook[1:3])
