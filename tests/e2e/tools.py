@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Final
 
 CONTAINERD_VERSION: Final = "v2.4.2"
+TOOLKIT_VERSION: Final = "v1.20.2"
+_TOOLKIT: Final = "github.com/NVIDIA/nvidia-container-toolkit/cmd/nvidia-container-runtime"
 _MODULE: Final = "github.com/containerd/containerd/v2"
 _PROGRAMS: Final = ("containerd", "containerd-shim-runc-v2", "ctr")
 _BUILD_TIMEOUT_S: Final = 900
@@ -48,21 +50,31 @@ def containerd() -> Path:
     Raises MissingToolError.
     """
     folder = Path.home() / ".cache" / "cgpu-tests" / f"containerd-{CONTAINERD_VERSION}"
+    packages = [f"{_MODULE}/cmd/{name}@{CONTAINERD_VERSION}" for name in _PROGRAMS]
     if not all((folder / name).is_file() for name in _PROGRAMS):
-        _go_install(folder)
+        _go_install(folder, packages, "-tags=no_btrfs no_devmapper no_zfs", "-ldflags=-s -w", cgo="0")
     return folder
 
 
-def _go_install(folder: Path) -> None:
-    packages = [f"{_MODULE}/cmd/{name}@{CONTAINERD_VERSION}" for name in _PROGRAMS]
-    command = [_go(), "install", "-tags", "no_btrfs no_devmapper no_zfs", "-ldflags=-s -w", *packages]
+def nvidia_runtime() -> Path:
+    """NVIDIA's container runtime, built from its Go module when first asked for. Raises MissingToolError."""
+    folder = Path.home() / ".cache" / "cgpu-tests" / f"nvidia-container-toolkit-{TOOLKIT_VERSION}"
+    path = folder / "nvidia-container-runtime"
+    if not path.is_file():
+        lazy = "-ldflags=-s -w -extldflags=-Wl,-z,lazy"  # it looks for NVML's functions at run time
+        _go_install(folder, [f"{_TOOLKIT}@{TOOLKIT_VERSION}"], lazy, cgo="1")
+    return path
+
+
+def _go_install(folder: Path, packages: list[str], *options: str, cgo: str) -> None:
+    command = [_go(), "install", *options, *packages]
     folder.mkdir(parents=True, exist_ok=True)
-    environment = {**os.environ, "GOBIN": str(folder), "CGO_ENABLED": "0", "GOFLAGS": "-trimpath"}
+    environment = {**os.environ, "GOBIN": str(folder), "CGO_ENABLED": cgo, "GOFLAGS": "-trimpath"}
     result = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=_BUILD_TIMEOUT_S, check=False
     )
     if result.returncode != 0:
-        raise MissingToolError(f"containerd {CONTAINERD_VERSION} cannot be built: {result.stderr[-500:]}")
+        raise MissingToolError(f"{packages[0]} cannot be built: {result.stderr[-500:]}")
 
 
 def _go() -> str:
