@@ -1,0 +1,293 @@
+"""Real container engines on a host of one's own, behind the few verbs that the tests need.
+
+Each uses the runtime that it is told to: runc, or cgpu-runtime around it. No engine has a network.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol, Self
+
+from tests.e2e import image
+from tests.e2e.bundle import config
+from tests.e2e.host import Host, Process, eventually
+from tests.e2e.tools import SEARCHED, program
+from tests.e2e.wanted import Result, Wanted
+
+_BASE_ENVIRONMENT: Final = {"PATH": SEARCHED, "HOME": "/root", "LANG": "C.UTF-8"}
+RUNTIME: Final = "cgpu"
+"""The name of the wrapped runtime in Docker's configuration."""
+
+
+class Engine(Protocol):
+    """What the tests ask of an engine. Containers are known by the name they were given."""
+
+    def run(self, name: str, wanted: Wanted) -> Result:
+        """Run a container to its end and remove it."""
+
+    def start(self, name: str, wanted: Wanted) -> Result:
+        """Start a container and leave it."""
+
+    def execute(self, name: str, *command: str) -> Result:
+        """Run a command in a running container."""
+
+    def pid(self, name: str) -> int:
+        """The container's first process, as the host sees it."""
+
+    def kill(self, name: str) -> Result:
+        """Kill the container's first process, as the engine does it."""
+
+    def remove(self, name: str) -> Result:
+        """Remove a container, running or not."""
+
+
+def options(wanted: Wanted, annotation: str) -> list[str]:
+    """The options of `docker run` and `podman run`."""
+    found = ["--network=none", f"--user={wanted.user}"]
+    for name, value in wanted.env.items():
+        found += ["--env", f"{name}={value}"]
+    for volume in wanted.volumes:
+        found += ["--volume", f"{volume.source}:{volume.destination}{'' if volume.writable else ':ro'}"]
+    for name, value in wanted.annotations.items():
+        found += [annotation, f"{name}={value}"]
+    return found
+
+
+@dataclass
+class Docker:
+    """Debian's dockerd with everything of its own below one folder. A context manager."""
+
+    host: Host
+    runtime: str
+    rootfs_tar: Path
+    wrapped: bool = True
+    daemon: Process | None = None
+
+    @property
+    def _folder(self) -> Path:
+        return self.host.folder / "docker"
+
+    def __enter__(self) -> Self:
+        self._folder.mkdir()
+        runtimes = {RUNTIME: {"path": self.runtime}, "plain": {"path": program("runc")}}
+        (self._folder / "daemon.json").write_text(json.dumps({"runtimes": runtimes}))
+        self.start_daemon()
+        self._docker("import", str(self.rootfs_tar), image.NAME).check_returncode()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop_daemon()
+
+    def start_daemon(self) -> None:
+        """Start dockerd and wait until it answers."""
+        folder = self._folder
+        self.daemon = self.host.start(
+            program("dockerd"), f"--data-root={folder / 'data'}", f"--exec-root={folder / 'exec'}",
+            f"--host=unix://{folder / 's'}", f"--pidfile={folder / 'pid'}", f"--config-file={folder / 'daemon.json'}",
+            "--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs", "--live-restore",
+            log=folder / "log", env=_BASE_ENVIRONMENT,
+        )  # fmt: skip
+        process = self.daemon
+        eventually(lambda: process.poll() is not None or self._docker("version").returncode == 0, "dockerd answers")
+        assert process.poll() is None, (folder / "log").read_text()[-2000:]
+
+    def stop_daemon(self) -> None:
+        """End dockerd, as an upgrade does; its containers go on."""
+        assert self.daemon
+        self.host.stop(self.daemon)
+
+    def run(self, name: str, wanted: Wanted) -> Result:
+        return self._run(name, wanted, "--rm")
+
+    def start(self, name: str, wanted: Wanted) -> Result:
+        return self._run(name, wanted, "--detach")
+
+    def execute(self, name: str, *command: str) -> Result:
+        return self._docker("exec", name, *command)
+
+    def pid(self, name: str) -> int:
+        return int(self._docker("inspect", "--format={{.State.Pid}}", name).stdout)
+
+    def container_id(self, name: str) -> str:
+        """The whole id of a container."""
+        return self._docker("inspect", "--format={{.Id}}", name).stdout.strip()
+
+    def kill(self, name: str) -> Result:
+        return self._docker("kill", name)
+
+    def remove(self, name: str) -> Result:
+        return self._docker("rm", "--force", name)
+
+    def _run(self, name: str, wanted: Wanted, how: str) -> Result:
+        runtime = RUNTIME if self.wrapped else "plain"
+        return self._docker(
+            "run", how, f"--name={name}", f"--runtime={runtime}", *options(wanted, "--annotation"),
+            image.NAME, *wanted.command,
+        )  # fmt: skip
+
+    def _docker(self, *arguments: str) -> Result:
+        socket = f"--host=unix://{self._folder / 's'}"
+        return self.host.run(program("docker"), socket, *arguments, env=_BASE_ENVIRONMENT)
+
+
+@dataclass
+class Podman:
+    """Podman, which has no daemon, on a root file system of one's own."""
+
+    host: Host
+    runtime: str
+    rootfs: Path
+
+    def run(self, name: str, wanted: Wanted) -> Result:
+        return self._run(name, wanted, "--rm")
+
+    def start(self, name: str, wanted: Wanted) -> Result:
+        return self._run(name, wanted, "--detach")
+
+    def execute(self, name: str, *command: str) -> Result:
+        return self._podman("exec", name, *command)
+
+    def pid(self, name: str) -> int:
+        return int(self._podman("inspect", "--format={{.State.Pid}}", name).stdout)
+
+    def kill(self, name: str) -> Result:
+        return self._podman("kill", name)
+
+    def remove(self, name: str) -> Result:
+        return self._podman("rm", "--force", "--time=0", name)
+
+    def _run(self, name: str, wanted: Wanted, how: str) -> Result:
+        # As this root may not raise limits, the container's have to be ones it has; runc has no pids controller here.
+        rootfs = image.copy(self.rootfs, self.host.folder / "podman" / "rootfs" / name)
+        limits = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=512:512", "--pids-limit=-1"]
+        return self._podman(
+            "run", how, f"--name={name}", *limits, *options(wanted, "--annotation"),
+            "--rootfs", str(rootfs), *wanted.command,
+        )  # fmt: skip
+
+    def _podman(self, *arguments: str) -> Result:
+        folder = self.host.folder / "podman"
+        return self.host.run(
+            program("podman"), f"--root={folder / 'root'}", f"--runroot={folder / 'run'}", "--storage-driver=vfs",
+            f"--tmpdir={folder / 'tmp'}", "--cgroup-manager=cgroupfs", "--events-backend=file",
+            f"--runtime={self.runtime}", *arguments, env=_BASE_ENVIRONMENT,
+        )  # fmt: skip
+
+
+@dataclass
+class Containerd:
+    """containerd v2 and its ``ctr``. A context manager."""
+
+    host: Host
+    runtime: str
+    rootfs: Path
+    programs: Path
+    daemon: Process | None = None
+
+    @property
+    def _folder(self) -> Path:
+        return self.host.folder / "containerd"
+
+    def __enter__(self) -> Self:
+        self._folder.mkdir()
+        (self._folder / "config.toml").write_text(
+            f'version = 3\nroot = "{self._folder}/root"\nstate = "{self._folder}/state"\n'
+            'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n'
+            f'[grpc]\naddress = "{self._folder}/s"\n'
+        )
+        path = f"{self.programs}{os.pathsep}{SEARCHED}"
+        self.daemon = self.host.start(
+            str(self.programs / "containerd"), f"--config={self._folder / 'config.toml'}",
+            log=self._folder / "log", env={**_BASE_ENVIRONMENT, "PATH": path},
+        )  # fmt: skip
+        process = self.daemon
+        eventually(lambda: process.poll() is not None or self._ctr("version").returncode == 0, "containerd answers")
+        assert process.poll() is None, (self._folder / "log").read_text()[-2000:]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.daemon
+        self.host.stop(self.daemon)
+
+    def run(self, name: str, wanted: Wanted) -> Result:
+        return self._run(name, wanted, "--rm")
+
+    def start(self, name: str, wanted: Wanted) -> Result:
+        return self._run(name, wanted, "--detach")
+
+    def execute(self, name: str, *command: str) -> Result:
+        return self._ctr("task", "exec", "--exec-id=probe", name, *command)
+
+    def pid(self, name: str) -> int:
+        rows = [line.split() for line in self._ctr("task", "ls").stdout.splitlines()]
+        return next(int(row[1]) for row in rows if row[0] == name)
+
+    def kill(self, name: str) -> Result:
+        return self._ctr("task", "kill", "--signal=SIGKILL", name)
+
+    def remove(self, name: str) -> Result:
+        self._ctr("task", "rm", "--force", name)
+        return self._ctr("container", "rm", name)
+
+    def _run(self, name: str, wanted: Wanted, how: str) -> Result:
+        arguments = [how, "--cpu-shares=0", f"--user={wanted.user}", f"--runc-binary={self.runtime}", "--rootfs"]
+        for key, value in {"PATH": image.PATH, **wanted.env}.items():
+            arguments += ["--env", f"{key}={value}"]
+        for key, value in wanted.annotations.items():
+            arguments += ["--annotation", f"{key}={value}"]
+        for volume in wanted.volumes:
+            access = "rw" if volume.writable else "ro"
+            mount = f"type=bind,src={volume.source},dst={volume.destination},options=rbind:{access}"
+            arguments += ["--mount", mount]
+        rootfs = image.copy(self.rootfs, self._folder / "rootfs" / name)
+        return self._ctr("run", *arguments, str(rootfs), name, *wanted.command)
+
+    def _ctr(self, *arguments: str) -> Result:
+        return self.host.run(
+            str(self.programs / "ctr"), f"--address={self._folder / 's'}", *arguments, env=_BASE_ENVIRONMENT
+        )
+
+
+@dataclass
+class Runc:
+    """The runtime by itself, on bundles written here."""
+
+    host: Host
+    runtime: str
+    rootfs: Path
+    copies: bool = True
+    """Whether each container gets a root file system of its own."""
+    cgroup_namespace: bool = True
+
+    def bundle(self, name: str, wanted: Wanted) -> Path:
+        """Make a container's bundle; its folder."""
+        folder = self.host.folder / "bundles" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        rootfs = image.copy(self.rootfs, folder / "rootfs") if self.copies else self.rootfs
+        (folder / "config.json").write_text(json.dumps(config(name, rootfs, wanted, self.cgroup_namespace)))
+        return folder
+
+    def run(self, name: str, wanted: Wanted) -> Result:
+        return self._runtime("run", "--bundle", str(self.bundle(name, wanted)), name)
+
+    def start(self, name: str, wanted: Wanted) -> Result:
+        return self._runtime("run", "--detach", "--bundle", str(self.bundle(name, wanted)), name)
+
+    def execute(self, name: str, *command: str) -> Result:
+        return self._runtime("exec", name, *command)
+
+    def pid(self, name: str) -> int:
+        return int(json.loads(self._runtime("state", name).stdout)["pid"])
+
+    def kill(self, name: str) -> Result:
+        return self._runtime("kill", name, "KILL")
+
+    def remove(self, name: str) -> Result:
+        return self._runtime("delete", "--force", name)
+
+    def _runtime(self, *arguments: str) -> Result:
+        root = self.host.folder / "runc"
+        return self.host.run(self.runtime, f"--root={root}", *arguments, env=_BASE_ENVIRONMENT)

