@@ -146,10 +146,17 @@ def re_escaped(path: Path) -> str:
 
 
 KEYS = st.sampled_from(["process", "env", "mounts", "root", "path", "hooks", "createRuntime", "annotations", "args"])
-ANY = st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner))
 
 
-@given(ANY)
+def nested(depth: int) -> st.SearchStrategy[object]:
+    leaves = st.none() | st.integers() | st.text(max_size=8)
+    if depth == 0:
+        return leaves
+    inner = nested(depth - 1)
+    return leaves | st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4)
+
+
+@given(nested(4))
 def test_any_json_is_read_or_told(tmp_path_factory: pytest.TempPathFactory, value: object):
     folder = tmp_path_factory.mktemp("any")
     (folder / "config.json").write_text(json.dumps(value))
