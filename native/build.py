@@ -146,45 +146,39 @@ def include_flags(sources: list[Path]) -> list[str]:
 
 def build(library: Library, out: Path, toolchain: Toolchain) -> Path | None:
     """Compile and link one library below `out`; None when it has no sources."""
-    sources = sources_of(library)
-    if not sources:
-        return None
-    objects = compile_all(sources, toolchain)
-    target = out / library.output
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="cgpu-exports-") as scratch:
         script = Path(scratch, "exports.map")
         script.write_text(version_script(library))
-        linked = Path(scratch, target.name)
-        _run([
-            *toolchain.command, "-shared", "-pthread", *toolchain.flags, *map(str, objects), "-o", str(linked),
+        return _make(library, out, toolchain, [
+            "-shared", "-pthread",
             # Our own uses of functions that we export stay ours, as in NVIDIA's libraries.
             "-Wl,-Bsymbolic", f"-Wl,-soname,{library.soname}", f"-Wl,--version-script={script}",
-            "-Wl,-z,relro,-z,now", "-Wl,-z,noexecstack", "-Wl,--build-id=none", "-Wl,-z,defs",
+            "-Wl,-z,relro,-z,now", "-Wl,-z,defs",
             "-Wl,-z,nodelete",  # threads of ours may be in it when a program closes it
-            *toolchain.link_flags,
             "-ldl", "-lrt", "-lm",
         ])  # fmt: skip
-        linked.replace(target)  # never write into a library that a process may have mapped
-    return target
 
 
 def build_program(program: Program, out: Path, toolchain: Toolchain) -> Path | None:
     """Compile and link one program below `out`, mode 0755; None when it has no sources."""
-    sources = sources_of(program)
+    return _make(program, out, toolchain, [])
+
+
+def _make(part: Library | Program, out: Path, toolchain: Toolchain, flags: list[str]) -> Path | None:
+    sources = sources_of(part)
     if not sources:
         return None
     objects = compile_all(sources, toolchain)
-    target = out / program.output
+    target = out / part.output
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as scratch:
         linked = Path(scratch, target.name)
         _run([
             *toolchain.command, *toolchain.flags, *map(str, objects), "-o", str(linked),
-            "-Wl,-z,noexecstack", "-Wl,--build-id=none", *toolchain.link_flags,
+            "-Wl,-z,noexecstack", "-Wl,--build-id=none", *flags, *toolchain.link_flags,
         ])  # fmt: skip
-        linked.chmod(0o755)
-        linked.replace(target)
+        linked.chmod(0o755)  # whatever the umask
+        linked.replace(target)  # never write into a library that a process may have mapped
     return target
 
 

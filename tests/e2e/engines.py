@@ -56,8 +56,37 @@ def options(wanted: Wanted, annotation: str) -> list[str]:
     return found
 
 
+class _RunsOrDetaches:
+    """An engine whose ``run`` has an option for either."""
+
+    def run(self, name: str, wanted: Wanted) -> Result:
+        return self._run(name, wanted, "--rm")
+
+    def start(self, name: str, wanted: Wanted) -> Result:
+        return self._run(name, wanted, "--detach")
+
+    def _run(self, name: str, wanted: Wanted, how: str) -> Result:
+        raise NotImplementedError
+
+
+class _DockersCommands(_RunsOrDetaches):
+    """What Docker and Podman have the same words for."""
+
+    def execute(self, name: str, *command: str) -> Result:
+        return self._command("exec", name, *command)
+
+    def pid(self, name: str) -> int:
+        return int(self._command("inspect", "--format={{.State.Pid}}", name).stdout)
+
+    def kill(self, name: str) -> Result:
+        return self._command("kill", name)
+
+    def _command(self, *arguments: str) -> Result:
+        raise NotImplementedError
+
+
 @dataclass
-class Docker:
+class Docker(_DockersCommands):
     """Debian's dockerd with everything of its own below one folder. A context manager."""
 
     host: Host
@@ -75,7 +104,7 @@ class Docker:
         runtimes = {RUNTIME: {"path": self.runtime}, "plain": {"path": program("runc")}}
         (self._folder / "daemon.json").write_text(json.dumps({"runtimes": runtimes}))
         self.start_daemon()
-        self._docker("import", str(self.rootfs_tar), image.NAME).check_returncode()
+        self._command("import", str(self.rootfs_tar), image.NAME).check_returncode()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -91,7 +120,7 @@ class Docker:
             log=folder / "log", env=_BASE_ENVIRONMENT,
         )  # fmt: skip
         process = self.daemon
-        eventually(lambda: process.poll() is not None or self._docker("version").returncode == 0, "dockerd answers")
+        eventually(lambda: process.poll() is not None or self._command("version").returncode == 0, "dockerd answers")
         assert process.poll() is None, (folder / "log").read_text()[-2000:]
 
     def stop_daemon(self) -> None:
@@ -99,76 +128,46 @@ class Docker:
         assert self.daemon
         self.host.stop(self.daemon)
 
-    def run(self, name: str, wanted: Wanted) -> Result:
-        return self._run(name, wanted, "--rm")
-
-    def start(self, name: str, wanted: Wanted) -> Result:
-        return self._run(name, wanted, "--detach")
-
-    def execute(self, name: str, *command: str) -> Result:
-        return self._docker("exec", name, *command)
-
-    def pid(self, name: str) -> int:
-        return int(self._docker("inspect", "--format={{.State.Pid}}", name).stdout)
-
     def container_id(self, name: str) -> str:
         """The whole id of a container."""
-        return self._docker("inspect", "--format={{.Id}}", name).stdout.strip()
-
-    def kill(self, name: str) -> Result:
-        return self._docker("kill", name)
+        return self._command("inspect", "--format={{.Id}}", name).stdout.strip()
 
     def remove(self, name: str) -> Result:
-        return self._docker("rm", "--force", name)
+        return self._command("rm", "--force", name)
 
     def _run(self, name: str, wanted: Wanted, how: str) -> Result:
         runtime = RUNTIME if self.wrapped else "plain"
-        return self._docker(
+        return self._command(
             "run", how, f"--name={name}", f"--runtime={runtime}", *options(wanted, "--annotation"),
             image.NAME, *wanted.command,
         )  # fmt: skip
 
-    def _docker(self, *arguments: str) -> Result:
+    def _command(self, *arguments: str) -> Result:
         socket = f"--host=unix://{self._folder / 's'}"
         return self.host.run(program("docker"), socket, *arguments, env=_BASE_ENVIRONMENT)
 
 
 @dataclass
-class Podman:
+class Podman(_DockersCommands):
     """Podman, which has no daemon, on a root file system of one's own."""
 
     host: Host
     runtime: str
     rootfs: Path
 
-    def run(self, name: str, wanted: Wanted) -> Result:
-        return self._run(name, wanted, "--rm")
-
-    def start(self, name: str, wanted: Wanted) -> Result:
-        return self._run(name, wanted, "--detach")
-
-    def execute(self, name: str, *command: str) -> Result:
-        return self._podman("exec", name, *command)
-
-    def pid(self, name: str) -> int:
-        return int(self._podman("inspect", "--format={{.State.Pid}}", name).stdout)
-
-    def kill(self, name: str) -> Result:
-        return self._podman("kill", name)
-
     def remove(self, name: str) -> Result:
-        return self._podman("rm", "--force", "--time=0", name)
+        return self._command("rm", "--force", "--time=0", name)
 
     def _run(self, name: str, wanted: Wanted, how: str) -> Result:
         # As this root may not raise limits, the container's have to be ones it has; runc has no pids controller here.
         rootfs = image.copy(self.rootfs, self.host.folder / "podman" / "rootfs" / name)
         limits = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=512:512", "--pids-limit=-1"]
-        return self._podman(
+        return self._command(
             "run", how, f"--name={name}", *limits, *options(wanted, "--annotation"),
             "--rootfs", str(rootfs), *wanted.command,
         )  # fmt: skip
 
-    def _podman(self, *arguments: str) -> Result:
+    def _command(self, *arguments: str) -> Result:
         folder = self.host.folder / "podman"
         return self.host.run(
             program("podman"), f"--root={folder / 'root'}", f"--runroot={folder / 'run'}", "--storage-driver=vfs",
@@ -178,7 +177,7 @@ class Podman:
 
 
 @dataclass
-class Containerd:
+class Containerd(_RunsOrDetaches):
     """containerd v2 and its ``ctr``. A context manager."""
 
     host: Host
@@ -211,12 +210,6 @@ class Containerd:
     def __exit__(self, *_: object) -> None:
         assert self.daemon
         self.host.stop(self.daemon)
-
-    def run(self, name: str, wanted: Wanted) -> Result:
-        return self._run(name, wanted, "--rm")
-
-    def start(self, name: str, wanted: Wanted) -> Result:
-        return self._run(name, wanted, "--detach")
 
     def execute(self, name: str, *command: str) -> Result:
         return self._ctr("task", "exec", "--exec-id=probe", name, *command)

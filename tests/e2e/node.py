@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 
 import cgpu
 from cgpu.adapters.agent_client import AgentClient
-from cgpu.adapters.native import native_library
+from cgpu.adapters.native import RUNTIME, native_library
 from cgpu.errors import CgpuError
 from cgpu.settings import Settings
 from cgpu.sim.machine import SimMachine
@@ -127,7 +127,7 @@ class Node:
     def _install(self) -> None:
         binary = self.folder / "bin"
         binary.mkdir()
-        shutil.copy(native_library("bin/cgpu-runtime"), binary / "cgpu-runtime")
+        shutil.copy(native_library(RUNTIME), binary / "cgpu-runtime")
         python = binary / "python"
         python.write_text(_PYTHON.format(source=SOURCE, python=sys.executable))
         python.chmod(0o755)

@@ -14,7 +14,7 @@ from tests.e2e.node import Node, told
 from tests.e2e.wanted import Wanted
 
 # A process that an engine starts later has the variables that the engine knows of, not the runtime's.
-SIMULATED = ("env", f"LD_LIBRARY_PATH={container.LIBRARIES / 'sim'}", f"CGPU_SIM_STATE={container.SIM_STATE}")
+SIMULATED = ("env", f"LD_LIBRARY_PATH={container.SIM_LIBRARIES}", f"CGPU_SIM_STATE={container.SIM_STATE}")
 ATTEMPTS = (
     "rm -rf /.cgpu/tenant/grants",
     "echo 99 > /.cgpu/tenant/grants",

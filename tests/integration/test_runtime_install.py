@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cgpu.adapters.native import native_library
+from cgpu.adapters.native import RUNTIME, native_library
 
 SECONDS = 60
 
@@ -43,7 +43,7 @@ def test_it_is_installed_told_and_taken_away(engine: str, tmp_path: Path):
     status = json.loads(runtime(tmp_path, "status", engine, "--json"))
     assert status["sound"]
     assert status["settings"]["runtime"] == real[1]
-    assert (tmp_path / "lib" / "cgpu-runtime").read_bytes() == native_library("bin/cgpu-runtime").read_bytes()
+    assert (tmp_path / "lib" / "cgpu-runtime").read_bytes() == native_library(RUNTIME).read_bytes()
     runtime(tmp_path, "uninstall", engine)
     assert not list(tmp_path.iterdir())
 

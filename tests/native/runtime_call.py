@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cgpu.adapters.native import native_library
+from cgpu.adapters.native import RUNTIME, native_library
 
 RECORDER = """\
 #!{python} -I
@@ -37,7 +37,7 @@ class Node:
     def make(cls, folder: Path) -> Node:
         """Lay it out; the agent's socket is not there."""
         node = cls(folder)
-        shutil.copy2(native_library("bin/cgpu-runtime"), node.program)
+        shutil.copy2(native_library(RUNTIME), node.program)
         for name in ("real", "python"):
             (folder / name).write_text(RECORDER.format(python=sys.executable, name=name))
             (folder / name).chmod(0o755)

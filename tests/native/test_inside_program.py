@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cgpu import __version__
-from cgpu.adapters.native import native_library
+from cgpu.adapters.native import HELPER, native_library
 from cgpu.model.tenant import MemoryLayer, Policy, Share, Tenant
 from cgpu.model.units import GIB, MIB
 from cgpu.region.reader import GRANTS, USAGE
@@ -20,7 +20,7 @@ from cgpu.region.writer import GrantsWriter, Owner, Row, create_region
 from cgpu.testing.fakes import gpu
 from cgpu.testing.tenant_process import TenantProcess
 
-PROGRAMS = {"inside": [str(native_library("bin/cgpu-inside"))], "python": [sys.executable, "-m", "cgpu"]}
+PROGRAMS = {"inside": [str(native_library(HELPER))], "python": [sys.executable, "-m", "cgpu"]}
 
 
 def call(program: str, folder: Path | None, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:

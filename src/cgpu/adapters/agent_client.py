@@ -37,7 +37,12 @@ class AgentClient:
 
     def put(self, path: str, body: Mapping[str, Any]) -> Any:
         """PUT a document."""
-        return self._request("PUT", path, body)
+        return self.create(path, body)[0]
+
+    def create(self, path: str, body: Mapping[str, Any]) -> tuple[Any, bool]:
+        """PUT a document; the answer, and whether it is new rather than known already."""
+        status, document = self._exchange("PUT", path, body)
+        return document, status == http.HTTPStatus.CREATED
 
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """POST, for example to ``/v1/tenants/<id>/ending``; without a document where none is wanted."""
@@ -52,6 +57,10 @@ class AgentClient:
         self._request("DELETE", path)
 
     def _request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        return self._exchange(method, path, body)[1]
+
+    def _exchange(self, method: str, path: str, body: Mapping[str, Any] | None) -> tuple[int, Any]:
+        """One request; status and document of an answer that is no error."""
         connection = _UnixConnection(self.path, self._answer_seconds)
         try:
             data = None if body is None else json.dumps(body)
@@ -71,14 +80,14 @@ class AgentClient:
         finally:
             connection.close()
         if answer.status == http.HTTPStatus.NO_CONTENT:
-            return None
+            return answer.status, None
         try:
             document = json.loads(content)
         except ValueError as error:
             raise AgentError(f"{self.path} does not speak the agent's language") from error
         if answer.status >= http.HTTPStatus.BAD_REQUEST:
             raise error_from(document)
-        return document
+        return answer.status, document
 
 
 class NoAgentError(AgentError):

@@ -6,14 +6,13 @@ The folder is the container's alone. Its files are empty places for the mounts t
 
 from __future__ import annotations
 
-import hashlib
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cgpu.adapters.native import HELPER, SHIM, SIMULATED_CUDA, content_named_copy, native_library
+from cgpu.adapters.host_files import replace_file
+from cgpu.adapters.native import HELPER, SHIM, SIMULATED_CUDA, content_name, content_named_copy, native_library
 from cgpu.errors import StateError
 from cgpu.model import container
 
@@ -23,7 +22,6 @@ USAGE: Final = "usage"
 LOCKS: Final = "locks"
 
 _PRELOAD: Final = "ld.so.preload"
-_HASH_DIGITS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +64,13 @@ def make_view(
         mounts.append(ViewMount(program, str(container.HELPER), writable=False, executable=True))
     if sim_state is not None:
         libraries = native_library(SIMULATED_CUDA).parent
-        mounts.append(ViewMount(libraries, str(container.LIBRARIES / "sim"), writable=False, executable=True))
+        mounts.append(ViewMount(libraries, str(container.SIM_LIBRARIES), writable=False, executable=True))
         mounts.append(ViewMount(sim_state, str(container.SIM_STATE), writable=True, executable=False))
     mounts.append(ViewMount(folder / _PRELOAD, str(container.PRELOAD), writable=False, executable=False))
     try:
         _place(folder, mounts[1:-1])
-        _write(folder / _PRELOAD, "".join(f"{line}\n" for line in (str(shim_at), *image_preload)))
+        preload = "".join(f"{line}\n" for line in (str(shim_at), *image_preload))
+        replace_file(folder / _PRELOAD, os.fsencode(preload), 0o444, durable=False)
     except OSError as error:
         raise StateError(f"{error.filename or folder}: {error.strerror}", "it has to be writable") from error
     return tuple(mounts)
@@ -83,8 +82,7 @@ def _program(name: str, folder: Path) -> tuple[Path, str]:
     copy = content_named_copy(source, folder)
     if copy != source:
         return copy, copy.name
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:_HASH_DIGITS]
-    return source, f"{source.stem}-{digest}{source.suffix}"
+    return source, content_name(source, source.read_bytes())
 
 
 def _place(folder: Path, mounts: list[ViewMount]) -> None:
@@ -103,10 +101,3 @@ def _place(folder: Path, mounts: list[ViewMount]) -> None:
 def _folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o755)  # whatever the umask: the container's users look here
-
-
-def _write(path: Path, text: str) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=".", delete=False) as file:
-        file.write(text)
-        os.fchmod(file.fileno(), 0o444)
-    Path(file.name).rename(path)

@@ -123,8 +123,8 @@ def carry_out(changes: Iterable[Change], *, dry_run: bool) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def replace_file(path: Path, content: bytes, mode: int | None = None) -> None:
-    """Write beside the file, fsync, rename, fsync the folder; it is whole at every instant. Raises OSError.
+def replace_file(path: Path, content: bytes, mode: int | None = None, *, durable: bool = True) -> None:
+    """Write beside the file, rename; it is whole at every instant, ``durable`` also after a power cut. Raises OSError.
 
     A program that runs from it goes on with the old content. Owner and, where ``mode`` is None, mode
     stay those of the file that was there; a new one gets 0644.
@@ -139,12 +139,18 @@ def replace_file(path: Path, content: bytes, mode: int | None = None) -> None:
             if before is not None and (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
                 os.fchown(file.fileno(), before.st_uid, before.st_gid)
             os.fchmod(file.fileno(), mode)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    if durable:
+        _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)
     finally:

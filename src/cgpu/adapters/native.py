@@ -28,6 +28,11 @@ def native_library(name: str) -> Path:
     return path
 
 
+def content_name(library: Path, content: bytes) -> str:
+    """The library's name with the hash of its content, such as ``libcgpu-0123456789abcdef.so``."""
+    return f"{library.stem}-{hashlib.sha256(content).hexdigest()[:16]}{library.suffix}"
+
+
 def content_named_copy(library: Path, folder: Path) -> Path:
     """A copy in ``folder`` whose name holds the content's hash, made if it is not there yet.
 
@@ -39,7 +44,7 @@ def content_named_copy(library: Path, folder: Path) -> Path:
         if os.statvfs(folder).f_flag & os.ST_NOEXEC:
             return library
         content = library.read_bytes()
-        copy = folder / f"{library.stem}-{hashlib.sha256(content).hexdigest()[:16]}{library.suffix}"
+        copy = folder / content_name(library, content)
         if not copy.exists():
             with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
                 file.write(content)

@@ -22,12 +22,12 @@ from cgpu.errors import (
     RefusedError,
     UsageError,
 )
+from cgpu.model.container import CDI_CONTAINER
 
 TEXT_BYTES_MAX: Final = 64  # of one write; no value has so many
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _NAME_MAX: Final = 255  # Linux's NAME_MAX
 _TAKEN: Final = "~"  # neither a tenant's nor a container's id has one
-_CDI: Final = "cdi"  # the "container" of every tenant that is a CDI device
 
 Document = Mapping[str, Any]
 Numbers = Mapping[tuple[str, str], int]
@@ -153,7 +153,7 @@ def _rows(gpu: Document, node: Node) -> Iterator[tuple[str, Document, Document]]
             if share["gpu_uuid"] != gpu["uuid"]:
                 continue
             container = tenant.get("container") or ""
-            wanted = container if container != _CDI and 0 < len(container) <= _NAME_MAX else tenant["id"]
+            wanted = container if container != CDI_CONTAINER and 0 < len(container) <= _NAME_MAX else tenant["id"]
             name = wanted if wanted not in taken else tenant["id"]
             while name in taken:
                 name += _TAKEN

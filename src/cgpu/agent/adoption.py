@@ -13,7 +13,7 @@ from cgpu.agent.documents import NodeDocument, ProcessRef, Record, decode
 from cgpu.agent.ports import Cgroups, Processes
 from cgpu.agent.wishes import tenant_of
 from cgpu.errors import RegionError
-from cgpu.model.container import CDI_TENANT_PREFIX, TENANT_PREFIX
+from cgpu.model.container import CDI_CONTAINER, CDI_TENANT_PREFIX, TENANT_PREFIX
 from cgpu.model.tenant import MemoryLayer
 from cgpu.region.reader import RegionReader
 from cgpu.region.writer import CONTAINER_FOLDER_MODE
@@ -49,7 +49,7 @@ def adopt(folders: Iterable[Path], processes: Processes, cgroups: Cgroups) -> tu
 def _of_container(record: Record, living: Iterable[Identity], processes: Processes, cgroups: Cgroups) -> Record:
     tenant = record.tenant
     if tenant.id.startswith(CDI_TENANT_PREFIX):
-        return Record(replace(tenant, container="cdi"))
+        return Record(replace(tenant, container=CDI_CONTAINER))
     tenant = replace(tenant, container=tenant.id.removeprefix(TENANT_PREFIX))
     for identity in living:
         host_pid = processes.find(identity)

@@ -78,9 +78,9 @@ def settings_for(real_runtime: Path, settings: Settings) -> RuntimeSettings:
 
 def runtime_program() -> bytes:
     """The program that this version brings. Raises StateError where it is not installed."""
-    from cgpu.adapters.native import native_library
+    from cgpu.adapters.native import RUNTIME, native_library
 
-    return native_library("bin/cgpu-runtime").read_bytes()
+    return native_library(RUNTIME).read_bytes()
 
 
 def _given(options: argparse.Namespace) -> Installation:

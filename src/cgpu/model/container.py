@@ -18,7 +18,9 @@ REGION: Final = ROOT / "tenant"
 """The region: ``grants`` read-only, ``usage`` and ``locks`` writable, each a mount of its own."""
 
 LIBRARIES: Final = ROOT / "lib"
-"""The shim under its content-named file; with a simulated GPU its driver's libraries in ``sim``."""
+"""The shim under its content-named file; with a simulated GPU its driver's libraries in ``SIM_LIBRARIES``."""
+
+SIM_LIBRARIES: Final = LIBRARIES / "sim"
 
 HELPER: Final = ROOT / "bin" / "cgpu"
 """The static helper; also mounted as ``/usr/local/bin/cgpu`` where the image has no such file."""
@@ -35,6 +37,9 @@ TENANT_PREFIX: Final = "oci-"
 """See ``tenant_id_of``."""
 
 CDI_KIND: Final = "cgpu.dev/gpu"
+CDI_CONTAINER: Final = "cdi"
+"""Stands for the container's id in the tenant of a CDI device, which any number of containers use."""
+
 CDI_TENANT_PREFIX: Final = "cdi-"
 """The tenant of the CDI device ``cgpu.dev/gpu=<name>`` is ``cdi-<name>``."""
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from cgpu.adapters.container_view import ViewMount, make_view
+from cgpu.adapters.host_files import replace_file
 from cgpu.errors import BundleError
 from cgpu.model import container
 from cgpu.oci import spec
@@ -65,7 +64,7 @@ class Bundle:
             rootfs=rootfs.folder,
             pins_etc=pins_etc,
             environment=environment,
-            library_folder=None if sim_state is None else str(container.LIBRARIES / "sim"),
+            library_folder=None if sim_state is None else str(container.SIM_LIBRARIES),
             annotations=annotations,
             hook=hook,
         )
@@ -80,17 +79,7 @@ class Bundle:
     def _write(self, content: bytes) -> None:
         """Replace config.json at once, with the owner and mode that it has."""
         try:
-            status = self._path.stat()
-            with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".config.json.", delete=False) as file:
-                try:
-                    file.write(content)
-                    os.fchown(file.fileno(), status.st_uid, status.st_gid)
-                    os.fchmod(file.fileno(), status.st_mode & 0o7777)
-                    file.flush()
-                    Path(file.name).rename(self._path)
-                except OSError:
-                    Path(file.name).unlink(missing_ok=True)
-                    raise
+            replace_file(self._path, content, durable=False)  # a bundle does not outlive the machine's uptime
         except OSError as error:
             raise BundleError(f"{self._path}: {error.strerror}") from error
 

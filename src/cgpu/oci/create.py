@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cgpu.adapters.agent_client import AgentClient, tenant_path
-from cgpu.errors import BundleError, CgpuError, NoSuchTenantError
+from cgpu.errors import BundleError, CgpuError
 from cgpu.model.container import (
     ANNOTATION_COMPUTE_LAYER,
     ANNOTATION_MEMORY_LAYER,
@@ -39,12 +39,11 @@ def prepare(line: CommandLine, conf: Conf) -> Callable[[], None]:
     client = AgentClient(conf.socket, _ANSWER_SECONDS)
     tenant_id = tenant_id_of(line.container)
     wish = wish_of(request, line.container, client.get("/v1/gpus"))
-    known = _is_known(client, tenant_id)
-    tenant = client.put(tenant_path(tenant_id), wish.body)
+    tenant, is_new = client.create(tenant_path(tenant_id), wish.body)
 
     def take_back() -> None:
         bundle.restore()
-        if not known:  # else it is a running container's: the real runtime refuses its id
+        if is_new:  # else it is a running container's: the real runtime refuses its id
             client.delete(tenant_path(tenant_id))
 
     try:
@@ -59,14 +58,6 @@ def prepare(line: CommandLine, conf: Conf) -> Callable[[], None]:
         take_back()
         raise
     return take_back
-
-
-def _is_known(client: AgentClient, tenant_id: str) -> bool:
-    try:
-        client.get(tenant_path(tenant_id))
-    except NoSuchTenantError:
-        return False
-    return True
 
 
 def _environment(request: Request, bundle: Bundle, visible: tuple[str, ...], *, simulated: bool) -> dict[str, str]:
