@@ -132,7 +132,8 @@ static void enter(struct cg_pass *pass, enum cg_work work, struct gate_stream *s
   struct gate_gpu *gpu = stream->gpu;
   uint32_t state = CGPU_GRANT_STATE(gate_grant(gpu));
   if (state == CGPU_GRANT_FREE) return;
-  uint64_t known_ns = gate_cost_known(key), now_ns = 0;
+  bool doubtful;
+  uint64_t known_ns = gate_cost_known(key, &doubtful), now_ns = 0;
   uint64_t amount = gate_amount(expected_cost_ns(gpu, work, known_ns));
   bool taken = state == CGPU_GRANT_OPEN;
   if (!LIKELY(taken && gate_admits(gpu, gate_take(gpu, amount), &now_ns))) {
@@ -145,7 +146,7 @@ static void enter(struct cg_pass *pass, enum cg_work work, struct gate_stream *s
   pass->opaque[PASS_AMOUNT] = amount;
   uint64_t submitted = atomic_load_explicit(&stream->submitted, memory_order_relaxed);
   /* One that counts for a whole quantum goes alone: what has become short again must be seen at once. */
-  bool sample = !known_ns || known_ns >= gate_quantum_ns(gpu) || gate_launches(submitted) % GATE_SAMPLE == 0;
+  bool sample = doubtful || known_ns >= gate_quantum_ns(gpu) || gate_launches(submitted) % GATE_SAMPLE == 0;
   bool idle = submitted == atomic_load_explicit(&stream->retired, memory_order_relaxed);
   bool marked = submitted == atomic_load_explicit(&stream->marked, memory_order_relaxed);
   if (idle && !marked) atomic_store_explicit(&stream->marked, submitted, memory_order_relaxed);

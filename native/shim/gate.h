@@ -182,8 +182,9 @@ static inline bool gate_has_markers(const struct gate_stream *stream) {
 }
 
 /* ---- gate_cost.c ---- */
-/* Learnt cost of what the key names; 0 when it was never measured. */
-uint64_t gate_cost_known(uint64_t key);
+/* Learnt cost of what the key names; 0 when it was never measured. `doubtful`: its next launch is to be
+ * measured by itself, because of that, or because the latest measurement said something else. */
+uint64_t gate_cost_known(uint64_t key, bool *doubtful);
 void gate_cost_learn(uint64_t key, uint64_t cost_ns);
 
 /* ---- gate_watch.c ---- */

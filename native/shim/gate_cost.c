@@ -8,9 +8,16 @@
 
 struct place {
   _Atomic(uint64_t) key;
-  _Atomic(uint64_t) cost_ns;
+  _Atomic(uint64_t) cost_ns; /* the lowest bit: in doubt */
 };
 static struct place places[PLACES];
+
+/* What is longer than this is measured again, launch after launch, until a measurement agrees with what
+ * was learnt: too high a cost of long work is an idle card, since its end is looked for late, and such
+ * work is so seldom launched that the usual sample would leave it so for seconds. */
+#define LONG_NS 1000000u
+#define AGREES_PART 32u
+#define DOUBT 1u
 
 static unsigned home(uint64_t key) { return (unsigned)(key * 0x9e3779b97f4a7c15u >> 52) % PLACES; }
 
@@ -38,9 +45,11 @@ static struct place *claim(uint64_t key) {
   return place;
 }
 
-uint64_t gate_cost_known(uint64_t key) {
+uint64_t gate_cost_known(uint64_t key, bool *doubtful) {
   struct place *place = find(key);
-  return place ? atomic_load_explicit(&place->cost_ns, memory_order_relaxed) : 0;
+  uint64_t cost_ns = place ? atomic_load_explicit(&place->cost_ns, memory_order_relaxed) : 0;
+  *doubtful = !cost_ns || cost_ns & DOUBT;
+  return cost_ns;
 }
 
 /* Upwards at once, since too low an estimate lets too much into the queue; downwards by quarters,
@@ -49,6 +58,9 @@ void gate_cost_learn(uint64_t key, uint64_t cost_ns) {
   struct place *place = find(key);
   if (!place) place = claim(key);
   uint64_t old_ns = atomic_load(&place->cost_ns);
-  if (cost_ns < old_ns) cost_ns = old_ns - (old_ns - cost_ns) / 4;
-  atomic_store(&place->cost_ns, cost_ns ? cost_ns : 1);
+  uint64_t apart_ns = cost_ns < old_ns ? old_ns - cost_ns : cost_ns - old_ns;
+  if (cost_ns < old_ns) cost_ns = old_ns - apart_ns / 4;
+  cost_ns = cost_ns > DOUBT ? cost_ns & ~(uint64_t)DOUBT : DOUBT + 1;
+  if (cost_ns >= LONG_NS && apart_ns > cost_ns / AGREES_PART) cost_ns |= DOUBT;
+  atomic_store(&place->cost_ns, cost_ns);
 }

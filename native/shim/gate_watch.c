@@ -42,7 +42,8 @@ static uint64_t expected_ns(const struct gate_stream *stream, uint64_t *since_ns
     return gate_cost_ns(atomic_load(&stream->submitted) - retired);
   }
   const struct gate_marker *marker = &stream->marker[atomic_load(&stream->first) % GATE_MARKERS];
-  uint64_t known_ns = marker->key ? gate_cost_known(marker->key) : 0;
+  bool doubtful;
+  uint64_t known_ns = marker->key ? gate_cost_known(marker->key, &doubtful) : 0;
   *since_ns = marker->since_ns;
   /* What it counts for in the queue ends at a quantum; a longer kernel is asked for at its own end. */
   return known_ns ? known_ns * marker->launches : gate_cost_ns(marker->upto - retired);

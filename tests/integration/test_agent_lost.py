@@ -20,7 +20,7 @@ WEIGHTS = (1, 2, 4)
 SETTLE_S = 1.5
 WITH_AGENT_S, WITHOUT_S = 3.0, 4.0
 ERROR, ERROR_WITHOUT = 0.015, 0.05  # of what the tenants have together
-BUSY = 0.9
+BUSY, BUSY_WITHOUT = 0.965, 0.9  # of the card
 NO_SYNC = 0
 
 
@@ -51,8 +51,8 @@ def wrong_shares(lane: Lane, watch: Watch, *, agent: bool) -> str:
     window = Window.between(before, after, pids, tenants=False)
     had = [part / sum(window.card) for part in window.card]
     asked = [weight / sum(WEIGHTS) for weight in WEIGHTS]
-    error = ERROR if agent else ERROR_WITHOUT
-    right = all(abs(h - a) <= error for h, a in zip(had, asked, strict=True)) and window.busy >= BUSY
+    error, busy = (ERROR, BUSY) if agent else (ERROR_WITHOUT, BUSY_WITHOUT)
+    right = all(abs(h - a) <= error for h, a in zip(had, asked, strict=True)) and window.busy >= busy
     return "" if right else f"busy {window.busy:.1%}, shares {', '.join(f'{part:.1%}' for part in had)}"
 
 
