@@ -104,7 +104,7 @@ class Devices:
         tenant_id = cdi_tenant_id(name)
         with self._locked():
             found = next((device for device in self.list() if device.name == name), None)
-            if found is None and not self._view(name).exists():
+            if found is None and not any(map(os.path.lexists, (self._view(name), self._record(name)))):
                 raise NoSuchTenantError(f"there is no CDI device {name!r}", "`cgpu cdi list` shows them")
             users = self._users(self._view(name)) or ()
             if users and found is not None and not force:
@@ -183,6 +183,7 @@ class Devices:
             host_files.carry_out((host_files.Remove(self._view(name), tree=True),), dry_run=False)
             self._step("view")
         _remove(self._record(name))
+        self._step("record")
 
     def _device(self, name: str, tenant: Mapping[str, Any] | None, file: Path | None) -> Device:
         users = self._users(self._view(name))
