@@ -38,8 +38,16 @@ def _schema(version: str) -> dict[str, Any]:
         containerPath={"type": "string", "pattern": "^/"},
         options=_list(_TEXT),
     )
+    hook = _object(
+        ("hookName", "path"),
+        hookName={"enum": ["createRuntime", "createContainer", "startContainer", "poststart", "poststop"]},
+        path={"type": "string", "pattern": "^/"},
+        args=_list(_TEXT),
+        env=_list({"type": "string", "pattern": "^[^=]+=.*"}),
+        timeout={"type": "integer", "minimum": 0},
+    )
     edits = {
-        **_object((), env=_list({"type": "string", "pattern": "^[^=]+=.*"}), mounts=_list(mount, 1)),
+        **_object((), env=_list({"type": "string", "pattern": "^[^=]+=.*"}), mounts=_list(mount, 1), hooks=_list(hook)),
         "minProperties": 1,  # a device without edits is refused
     }
     device = _object(

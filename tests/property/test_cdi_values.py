@@ -20,6 +20,7 @@ from tests.property.cdi_schema import VALIDATORS
 REGION = Path("/run/cgpu/tenants/cdi-web")
 VIEW = ViewMount(Path("/run/cgpu/cdi/web"), "/.cgpu", writable=False, executable=True)
 GRANTS = ViewMount(REGION / "grants", "/.cgpu/tenant/grants", writable=False, executable=False)
+PROGRAM = Path("/run/cgpu/lib/cgpu-runtime-0123456789abcdef")
 NAMES = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,57}[A-Za-z0-9])?", fullmatch=True)
 PATHS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1).map(lambda text: "/" + text)
 MOUNTS = st.lists(st.builds(ViewMount, PATHS.map(Path), PATHS, st.booleans(), st.booleans()), max_size=4)
@@ -30,20 +31,20 @@ VARIABLES = st.dictionaries(st.from_regex(r"[A-Z_]{1,9}", fullmatch=True), st.te
 def test_every_file_is_valid_under_the_lowest_version_that_takes_its_name(
     name: str, mounts: list[ViewMount], variables: dict[str, str]
 ):
-    content = spec.content(name, [VIEW, GRANTS, *mounts], variables)
+    content = spec.content(name, [VIEW, GRANTS, *mounts], PROGRAM, variables)
     document = json.loads(content)
     version = document["cdiVersion"]
     assert version == ("0.5.0" if name[0].isdigit() else "0.3.0")
     VALIDATORS[version].validate(document)
     said = spec.written(name, content)
     places = {mount.destination: mount.source for mount in (VIEW, GRANTS, *mounts)}
-    assert said.sources == tuple(places.values())
+    assert said.files == (*places.values(), PROGRAM)
     assert spec.device_of_file(spec.file_name(name)) == name
     assert cdi_name_of(cdi_tenant_id(name), "cdi") == name
 
 
 def test_a_digit_is_refused_by_the_versions_before():
-    document = json.loads(spec.content("0d", [VIEW, GRANTS], {}))
+    document = json.loads(spec.content("0d", [VIEW, GRANTS], PROGRAM, {}))
     with pytest.raises(jsonschema.ValidationError):
         VALIDATORS["0.3.0"].validate({**document, "cdiVersion": "0.3.0"})
 
@@ -61,14 +62,14 @@ def test_what_is_no_file_of_ours_is_told(content: bytes):
         spec.written("web", content)
 
 
-@given(st.sampled_from(["kind", "devices", "name", "containerEdits", "mounts", "hostPath", "containerPath"]), JSON)
+@given(st.sampled_from(["kind", "devices", "name", "containerEdits", "mounts", "hostPath", "hooks", "path"]), JSON)
 def test_a_changed_file_is_read_or_told(field: str, value: object):
     def changed(part: object) -> object:
         if isinstance(part, dict):
             return {key: value if key == field else changed(item) for key, item in part.items()}
         return [changed(item) for item in part] if isinstance(part, list) else part
 
-    content = json.dumps(changed(json.loads(spec.content("web", [VIEW, GRANTS], {"A": "1"})))).encode()
+    content = json.dumps(changed(json.loads(spec.content("web", [VIEW, GRANTS], PROGRAM, {"A": "1"})))).encode()
     try:
         spec.written("web", content)
     except ValueError as error:

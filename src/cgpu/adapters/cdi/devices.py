@@ -20,6 +20,7 @@ from cgpu.adapters.agent_client import AgentClient, tenant_path
 from cgpu.adapters.cdi import spec
 from cgpu.adapters.container_view import make_view
 from cgpu.adapters.mounts import users_of
+from cgpu.adapters.native import RUNTIME, content_named_copy, native_library
 from cgpu.errors import CgpuError, NoSuchTenantError, RefusedError, StateError, TenantExistsError
 from cgpu.model import container
 from cgpu.model.container import cdi_name_of, cdi_tenant_id
@@ -172,7 +173,8 @@ class Devices:
         self._step("view")
         simulated = self._sim_state is not None
         environment = spec.simulated_environment(share["gpu_uuid"] for share in tenant["shares"]) if simulated else {}
-        content = spec.content(name, mounts, environment)
+        program = content_named_copy(native_library(RUNTIME), self._folder / "lib")
+        content = spec.content(name, mounts, program, environment)
         record = host_files.Link(self._record(name), str(target))
         for change in (record, host_files.Write(target, content, _FILE_MODE)):
             host_files.carry_out((change,), dry_run=False)
@@ -229,7 +231,7 @@ def _fault(name: str, tenant: Mapping[str, Any] | None, file: Path | None) -> st
         return f"{file}: {error}"
     if said.region != Path(tenant["region"]):
         return f"{file} is of another tenant: {said.region}"
-    gone = next((source for source in said.sources if _is_gone(source)), None)
+    gone = next((file for file in said.files if _is_gone(file)), None)
     return "" if gone is None else f"{gone} is gone"
 
 

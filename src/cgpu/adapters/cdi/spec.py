@@ -20,9 +20,11 @@ FOLDERS: Final = (Path("/var/run/cdi"), Path("/etc/cdi"))
 """Where engines look unless they are told otherwise. The first is for devices that come and go: it is empty
 after a reboot, as the agent's folder is."""
 
+_HOOK_SECONDS: Final = 15  # the program itself gives up after 10
+
 _FILE_PREFIX: Final = container.CDI_KIND.replace("/", "-") + "_"
 _FILE_SUFFIX: Final = ".json"
-_EARLIEST: Final = "0.3.0"  # the first that today's libraries read; environment and mounts are in it
+_EARLIEST: Final = "0.3.0"  # the first that today's libraries read; environment, mounts and hooks are in it
 _DIGIT_FIRST: Final = "0.5.0"  # the first in which a device's name may begin with a digit
 
 
@@ -31,7 +33,7 @@ class Written:
     """What a file of ours says."""
 
     region: Path  # the tenant's
-    sources: tuple[Path, ...]  # all that is mounted
+    files: tuple[Path, ...]  # all that is mounted or run
 
 
 def file_name(name: str) -> str:
@@ -45,9 +47,13 @@ def device_of_file(file: str) -> str:
     return file[len(_FILE_PREFIX) : -len(_FILE_SUFFIX)] if is_ours else ""
 
 
-def content(name: str, mounts: Iterable[ViewMount], environment: Mapping[str, str]) -> bytes:
-    """The file of a device with these edits."""
-    edits: dict[str, Any] = {"mounts": [_mount(mount) for mount in mounts]}
+def content(name: str, mounts: Iterable[ViewMount], program: Path, environment: Mapping[str, str]) -> bytes:
+    """The file of a device with these edits.
+
+    ``program`` is cgpu-runtime. As a hook it makes the container's /etc a mount point, which the container's
+    root cannot rename; an edit cannot, since it does not know where the container's root is.
+    """
+    edits: dict[str, Any] = {"mounts": [_mount(mount) for mount in mounts], "hooks": [_hook(program)]}
     if environment:
         edits["env"] = [f"{variable}={value}" for variable, value in environment.items()]
     document = {
@@ -62,14 +68,15 @@ def written(name: str, content: bytes) -> Written:
     """What the file of a device says. Raises ValueError for one that is not as ``content`` makes it."""
     try:
         document = json.loads(content)
-        devices = {device["name"]: device["containerEdits"]["mounts"] for device in document["devices"]}
-        mounts = {mount["containerPath"]: Path(mount["hostPath"]) for mount in devices[name]}
+        edits = {device["name"]: device["containerEdits"] for device in document["devices"]}[name]
+        mounts = {mount["containerPath"]: Path(mount["hostPath"]) for mount in edits["mounts"]}
+        programs = [Path(hook["path"]) for hook in edits["hooks"]]
         region = mounts[str(container.REGION / "grants")].parent
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError("it is not the specification of that device") from error
     if document.get("kind") != container.CDI_KIND:
         raise ValueError(f"its kind is not {container.CDI_KIND}")
-    return Written(region, tuple(mounts.values()))
+    return Written(region, (*mounts.values(), *programs))
 
 
 def simulated_environment(gpu_uuids: Iterable[str]) -> dict[str, str]:
@@ -87,6 +94,11 @@ def simulated_environment(gpu_uuids: Iterable[str]) -> dict[str, str]:
 def _lowest_version(name: str) -> str:
     # Above _EARLIEST only the name can lead: the mounts have no type (0.4.0), and there are no annotations (0.6.0).
     return _DIGIT_FIRST if name[0].isdecimal() else _EARLIEST
+
+
+def _hook(program: Path) -> dict[str, Any]:
+    arguments = [str(program), "hook", "pin-etc"]
+    return {"hookName": "createContainer", "path": arguments[0], "args": arguments, "timeout": _HOOK_SECONDS}
 
 
 def _mount(mount: ViewMount) -> dict[str, Any]:
