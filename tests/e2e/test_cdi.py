@@ -115,6 +115,15 @@ def test_the_device_outlives_the_agent_and_so_do_its_containers(node: Node, web:
     assert told(engine.run("next", FILL))["total"] == 2 * GIB
 
 
+def test_a_container_that_starts_while_no_agent_runs_has_the_quota(node: Node, web: None, engine: Engine):
+    node.kill_agent()
+    try:
+        assert told(engine.run("alone", FILL))["total"] == 2 * GIB
+    finally:
+        node.start_agent()
+    eventually(lambda: device(node)["shares"][0]["used_bytes"] == 0, "what it held is given back")
+
+
 def test_a_process_that_goes_round_the_shim_is_the_devices(node: Node, web: None, engine: Engine):
     assert engine.start("round", WAIT).returncode == 0
     try:
