@@ -98,7 +98,7 @@ class Devices:
         """Remove a device, or what is left of one; returns what it was.
 
         Containers that run lose their tenant: ``force`` is needed then. They keep what they have mounted, and
-        with it the quota, each by itself; the view stays for them.
+        with it the quota among them, unseen by the agent; the view stays for them.
 
         Raises NoSuchTenantError, RefusedError or StateError.
         """
