@@ -68,7 +68,7 @@ PROGRAMS = (
         "bin/cgpu-runtime",
         tuple(
             f"programs/{name}.c"
-            for name in ("agent_http", "command_line", "conf", "hook", "json_text", "runtime", "say", "scan")
+            for name in ("agent_http", "command_line", "conf", "hook", "json_text", "pin", "runtime", "say", "scan")
         ),
     ),
     Program("bin/cgpu-inside", ("programs/inside*.c", "programs/say.c")),

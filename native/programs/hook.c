@@ -1,7 +1,8 @@
-/* hook.c - createRuntime: the container exists, its own program does not run yet. */
+/* hook.c - the container exists, its own program does not run yet. */
 #include "hook.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +10,7 @@
 
 #include "agent_http.h"
 #include "command_line.h"
+#include "pin.h"
 #include "say.h"
 
 #define STATE_MAX (1u << 20) /* bytes of a container's state */
@@ -51,8 +53,23 @@ static int attach(const char *socket, const char *tenant) {
   return answer.status / 100 == 2 ? 0 : say_refusal(&answer);
 }
 
+static int pin(void) {
+  char *state = malloc(STATE_MAX + 1), bundle[PATH_MAX];
+  if (!state) return say("no memory for the container's state");
+  ssize_t length = read_state(state, now_ms() + TIMEOUT_MS);
+  if (length >= 0) {
+    state[length] = 0;
+    json_text(state, "bundle", bundle, sizeof bundle);
+  }
+  free(state);
+  if (length < 0) return 1;
+  return *bundle ? pin_etc(bundle) : say("the container's state names no bundle");
+}
+
 int hook(int argc, char *const argv[]) {
-  if (argc != 4 || strcmp(argv[1], "attach") != 0) return say("usage: cgpu-runtime hook attach SOCKET TENANT");
+  if (argc == 2 && strcmp(argv[1], "pin-etc") == 0) return pin();
+  if (argc != 4 || strcmp(argv[1], "attach") != 0)
+    return say("usage: cgpu-runtime hook attach SOCKET TENANT, or cgpu-runtime hook pin-etc");
   if (!is_tenant_id(argv[3])) return say("%s is not the id of a tenant", argv[3]);
   return attach(argv[2], argv[3]);
 }

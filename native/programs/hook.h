@@ -4,7 +4,10 @@
 
 /* `cgpu-runtime hook attach SOCKET TENANT`: gives the agent the container's state, which the runtime
  * writes to stdin, and with it the process whose cgroup is the tenant's. Argument 0 is "hook". The
- * program's exit status; not 0 keeps the container from starting. */
+ * program's exit status; not 0 keeps the container from starting.
+ *
+ * `cgpu-runtime hook pin-etc`: in the container's mount namespace, before its root is entered, binds its
+ * /etc onto itself; see pin.h. */
 int hook(int argc, char *const argv[]);
 
 #endif

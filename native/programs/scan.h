@@ -10,4 +10,8 @@
  * also for a file that cannot be read: the runtime says what is wrong with it. */
 bool bundle_asks(const char *bundle);
 
+/* The bundle's config.json, with a NUL behind it; the caller's to free. Null where it cannot be read, or is
+ * longer than SCAN_MAX. */
+char *bundle_config(const char *bundle);
+
 #endif

@@ -53,7 +53,7 @@ def options(wanted: Wanted, annotation: str) -> list[str]:
         found += ["--volume", f"{volume.source}:{volume.destination}{'' if volume.writable else ':ro'}"]
     for name, value in wanted.annotations.items():
         found += [annotation, f"{name}={value}"]
-    return found
+    return found + [f"--device={name}" for name in wanted.devices]
 
 
 class _RunsOrDetaches:
@@ -235,6 +235,7 @@ class Containerd(_RunsOrDetaches):
             access = "rw" if volume.writable else "ro"
             mount = f"type=bind,src={volume.source},dst={volume.destination},options=rbind:{access}"
             arguments += ["--mount", mount]
+        arguments += [f"--device={device}" for device in wanted.devices]
         rootfs = image.copy(self.rootfs, self._folder / "rootfs" / name)
         return self._ctr("run", *arguments, str(rootfs), name, *wanted.command)
 

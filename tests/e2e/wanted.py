@@ -28,3 +28,5 @@ class Wanted:
     volumes: tuple[Volume, ...] = ()
     user: int = 0
     annotations: Mapping[str, str] = field(default_factory=dict)
+    devices: tuple[str, ...] = ()
+    """CDI devices, by their whole names."""

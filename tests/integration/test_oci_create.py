@@ -144,6 +144,19 @@ def test_what_is_wrong_is_told_where_engines_look_and_nothing_is_left(
     assert not tenants(container.node)
 
 
+def test_a_container_with_a_cdi_device_of_ours_cannot_ask_for_a_share_too(container: Container):
+    container.node.start_agent()
+    device = {"destination": "/.cgpu", "source": "/run/cgpu/cdi/web", "options": ["bind", "ro"]}
+    container.configure("CGPU_MEMORY=1GiB", mounts=[device])
+    content = (container.bundle / "config.json").read_bytes()
+    result = container.create()
+    assert result.returncode == 1
+    assert "has a CDI device cgpu.dev/gpu, and asks for a share of its own" in result.stderr
+    assert (tenants(container.node), (container.bundle / "config.json").read_bytes()) == ([], content)
+    container.configure("CGPU_SIM_STATE=/.cgpu/machine", mounts=[device])  # the device by itself
+    assert container.create().returncode == 7
+
+
 def test_without_an_agent_the_container_does_not_start(container: Container):
     container.configure("CGPU_MEMORY=1GiB")
     result = container.create()

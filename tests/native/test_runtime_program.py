@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cgpu.model.container import tenant_id_of
-from tests.native.runtime_call import Node, agent
+from tests.native.runtime_call import TIMEOUT_S, Node, agent
 
 CALLS = 200
 MEDIAN_MS = 2.0
@@ -240,3 +240,76 @@ def test_a_container_that_asks_nothing_pays_next_to_nothing(node: Node):
     added = statistics.median(through for through, _ in pairs) - statistics.median(direct for _, direct in pairs)
     print(f"cgpu-runtime adds {added:.2f} ms to a call (mean {statistics.fmean(a - b for a, b in pairs):.2f} ms)")
     assert added < MEDIAN_MS
+
+
+# ---- the hook that pins /etc ----
+
+
+def pinned(node: Node, config: str, *, root: Path) -> tuple[subprocess.CompletedProcess[str], str]:
+    """Run the hook in a mount namespace of its own; what it says, and what is mounted below that root then."""
+    needs_a_mount_namespace()
+    (node.bundle / "config.json").write_text(config)
+    state = json.dumps({"id": "web", "bundle": str(node.bundle), "annotations": {"root": "{"}})
+    script = 'mount --bind "$1/etc/below" "$1/etc/below"; "$2" hook pin-etc && cat /proc/self/mountinfo'
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", str(root), str(node.program)]
+    result = subprocess.run(command, input=state, capture_output=True, text=True, timeout=TIMEOUT_S)
+    places = [line.split()[4] for line in result.stdout.splitlines()]
+    return result, " ".join(place.removeprefix(str(root)) for place in places if place.startswith(f"{root}/etc"))
+
+
+def needs_a_mount_namespace() -> None:
+    probe = subprocess.run(["unshare", "--mount", "true"], capture_output=True, text=True)
+    if probe.returncode != 0 and os.environ.get("CI") != "true":
+        pytest.skip(f"no mount namespace can be made here: {probe.stderr.strip()}")
+    assert probe.returncode == 0, probe.stderr
+
+
+@pytest.mark.parametrize(
+    ("root", "mounted"),
+    [
+        ({"path": "rootfs"}, "/etc/below /etc /etc/below"),
+        ({"path": "{bundle}/rootfs", "readonly": False}, "/etc/below /etc /etc/below"),
+        ({"readonly": True, "path": "rootfs"}, "/etc/below"),
+        ({"path": 'rootfs/a "}\\', "readonly": True}, "/etc/below"),
+    ],
+)
+def test_the_hook_makes_etc_a_mount_point_with_what_is_below_it(node: Node, root: dict[str, Any], mounted: str):
+    rootfs = node.bundle / "rootfs"
+    (rootfs / "etc" / "below").mkdir(parents=True)
+    path = root["path"].replace("{bundle}", str(node.bundle))
+    config = {"process": {"env": ['"root": {"path": "/"}']}, "root": {**root, "path": path}}
+    result, places = pinned(node, json.dumps(config), root=rootfs)
+    assert (result.returncode, result.stderr, places) == (0, "", mounted)
+
+
+def test_an_etc_that_leads_elsewhere_is_left_alone(node: Node):
+    other, rootfs = node.folder / "other", node.bundle / "rootfs"
+    (other / "below").mkdir(parents=True)
+    rootfs.mkdir()
+    (rootfs / "etc").symlink_to(other)
+    result, _ = pinned(node, json.dumps({"root": {"path": "rootfs"}}), root=rootfs)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert f" {other} " not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("{}", "config.json names no root"),
+        ('{"root": {"path": "no/such"}}', "no/such: No such file"),
+        ('{"root": {"path": "' + "x" * 5000, "root"),
+        ('{"root": {"readonly": true', "names no root"),
+        (None, "cannot read"),
+    ],
+)
+def test_a_root_that_cannot_be_found_keeps_the_container_from_starting(node: Node, config: str | None, said: str):
+    if config is not None:
+        (node.bundle / "config.json").write_text(config)
+    result = node.call("hook", "pin-etc", stdin=json.dumps({"bundle": str(node.bundle)}))
+    assert result.returncode == 1
+    assert said in result.stderr
+
+
+def test_a_state_without_a_bundle_is_told(node: Node):
+    result = node.call("hook", "pin-etc", stdin="{}")
+    assert (result.returncode, result.stderr) == (1, "cgpu: the container's state names no bundle\n")

@@ -33,6 +33,12 @@ class ViewMount:
     writable: bool
     executable: bool  # programs and libraries are mapped from it
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options that an OCI runtime mounts it with."""
+        rights = ("bind", "rprivate", "rw" if self.writable else "ro", "nosuid", "nodev")
+        return rights if self.executable else (*rights, "noexec")
+
 
 def make_view(
     folder: Path, *, region: Path, helper: bool, sim_state: Path | None, image_preload: tuple[str, ...] = ()

@@ -40,7 +40,7 @@ class CardProcess:
     memory_bytes: int | None  # None: the driver does not say
     identity: Identity | None  # None: it has ended, its memory is not yet released
     cgroup: str = ""
-    region: str = ""  # CGPU_REGION at its start
+    region: str = ""  # the one that it has mounted, or CGPU_REGION at its start
     command: str = ""
 
 

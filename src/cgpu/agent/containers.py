@@ -8,7 +8,7 @@ from cgpu.adapters.cgroup import is_within
 from cgpu.agent.documents import ProcessRef, Record
 from cgpu.agent.ports import Cgroups, Processes
 from cgpu.errors import RefusedError
-from cgpu.model.container import CDI_TENANT_PREFIX
+from cgpu.model.container import cdi_name_of
 from cgpu.model.tenant import Tenant
 
 
@@ -23,7 +23,7 @@ def own_cgroup(cgroup: str, outside: Iterable[str]) -> str:
 
 def is_container(tenant: Tenant) -> bool:
     """Whether a container attaches to the tenant; the users of a CDI device are many and do not."""
-    return tenant.container != "" and not tenant.id.startswith(CDI_TENANT_PREFIX)
+    return tenant.container != "" and not cdi_name_of(tenant.id, tenant.container)
 
 
 def process_of_container(

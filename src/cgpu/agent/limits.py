@@ -15,6 +15,7 @@ from cgpu.agent.containers import is_container
 from cgpu.agent.documents import Limit, Record
 from cgpu.agent.ports import Cgroups, GpuNode
 from cgpu.errors import DriverError, LayerError
+from cgpu.model.container import cdi_name_of
 from cgpu.model.tenant import Gpu, MemoryLayer, Tenant
 
 
@@ -57,9 +58,12 @@ class DriverLimits:
                 if unable is not None
                 else "it has no cgroup of its own"
             )
+            remedy = "the driver layer needs driver r615 or later, cgroup v2, root's agent, and a cgroup for the tenant"
+            if cdi_name_of(tenant.id, tenant.container):
+                cause += "; a CDI device is any number of containers'"
+                remedy = "use cgpu-runtime with CGPU_REQUIRE_LAYER=driver: there each container is a tenant"
             raise LayerError(
-                f"tenant {tenant.name!r} requires the memory layer driver, and gets {layer}: {cause}",
-                "the driver layer needs driver r615 or later, cgroup v2, root's agent, and a cgroup for the tenant",
+                f"tenant {tenant.name!r} requires the memory layer driver, and gets {layer}: {cause}", remedy
             )
         return replace(tenant, memory_layer=layer)
 

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cgpu.adapters.mounts import HostFile
 from cgpu.adapters.nvml import GpuProcess
 from cgpu.agent.attribution import Attributed, Card, CardProcess, Memory, SlotKey, TenantFacts, attribute
 from cgpu.agent.ports import Cgroups, GpuNode, Processes
 from cgpu.errors import DriverError, RegionError
+from cgpu.model import container
 from cgpu.model.tenant import Gpu
-from cgpu.region.reader import GrantsSnapshot, RegionReader, UsageSnapshot
+from cgpu.region.reader import GRANTS, GrantsSnapshot, RegionReader, UsageSnapshot
 
 REGION_VARIABLE = "CGPU_REGION"
 
@@ -71,10 +73,12 @@ class Surveyor:
         self._processes = processes
         self._cgroups = cgroups
         self._memory: dict[str, Memory] = {}  # by GPU UUID
+        self._regions: dict[HostFile | None, str] = {}  # by their grants
 
     def look(self, subjects: Iterable[Subject]) -> Survey:
         """Regions first, then NVML, then the charges' sequence numbers again. Never raises for a card or a region."""
         subjects = tuple(subjects)
+        self._learn_regions(subjects)
         readings, damaged = _read_all(subjects)
         listed: dict[str, tuple[GpuProcess, ...]] = {}
         used: dict[str, int] = {}
@@ -125,9 +129,21 @@ class Surveyor:
             memory_bytes=process.memory_bytes,
             identity=identity,
             cgroup=self._cgroups.of(process.host_pid) if identity else "",
-            region=(self._processes.variable(process.host_pid, REGION_VARIABLE) or "") if identity else "",
+            region=self._region(process.host_pid) if identity else "",
             command=self._processes.command(process.host_pid) if identity else "",
         )
+
+    def _learn_regions(self, subjects: tuple[Subject, ...]) -> None:
+        wanted = {str(subject.region) for subject in subjects}
+        if wanted != set(self._regions.values()):
+            self._regions = {self._processes.file_of(Path(region) / GRANTS): region for region in wanted}
+
+    def _region(self, host_pid: int) -> str:
+        """The region that the process has mounted, or else was started with; a container may say anything."""
+        mounted = self._processes.mounted_at(host_pid, container.REGION / GRANTS)
+        if mounted is None:
+            return self._processes.variable(host_pid, REGION_VARIABLE) or ""
+        return self._regions.get(mounted, "")
 
 
 def _read_all(subjects: tuple[Subject, ...]) -> tuple[dict[str, Reading], dict[str, str]]:

@@ -11,6 +11,7 @@ from cgpu import __version__
 from cgpu.cli import (
     account,
     agent,
+    cdi,
     compat,
     demo,
     doctor,
@@ -44,6 +45,7 @@ _VERBS: Final = (
     explain,
     agent,
     runtime,
+    cdi,
     tree,
     sim,
     demo,

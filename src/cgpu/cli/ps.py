@@ -12,6 +12,7 @@ from cgpu.adapters.agent_client import AgentClient
 from cgpu.cli import render
 from cgpu.cli.parsers import Subparsers, add_json, add_verb
 from cgpu.cli.watch import INTERVAL_SECONDS, endless_output, parse_interval, repeated, wait_for_reader
+from cgpu.model.container import CDI_KIND, cdi_name_of
 from cgpu.settings import Settings
 
 EXAMPLES = """\
@@ -80,13 +81,16 @@ def _timed_listing(time: datetime, tenants: list[dict[str, Any]]) -> str:
 def listing(tenants: list[dict[str, Any]]) -> str:
     """The table, and below it what is wrong or worth knowing."""
     rows = [_row(tenant, share) for tenant in tenants for share in tenant["shares"]]
-    notes = [
-        f"{tenant['id']}: container {tenant['container'][:_SHORT_ID]}" for tenant in tenants if tenant["container"]
-    ]
+    notes = [f"{tenant['id']}: {_containers(tenant)}" for tenant in tenants if tenant["container"]]
     notes += [f"{tenant['id']}: {tenant['fault']}" for tenant in tenants if tenant["fault"]]
     if any(tenant["simulated"] for tenant in tenants):
         notes.append(f"{render.SIMULATED}: these tenants are on a simulated GPU")
     return "\n".join([render.table(_HEADER, rows), *notes])
+
+
+def _containers(tenant: dict[str, Any]) -> str:
+    name = cdi_name_of(tenant["id"], tenant["container"])
+    return f"the containers with {CDI_KIND}={name}" if name else f"container {tenant['container'][:_SHORT_ID]}"
 
 
 def _row(tenant: dict[str, Any], share: dict[str, Any]) -> tuple[str, ...]:

@@ -11,6 +11,8 @@ import re
 from pathlib import PurePosixPath
 from typing import Final
 
+from cgpu.errors import UsageError
+
 ROOT: Final = PurePosixPath("/.cgpu")
 """Mounted read-only from the container's own view folder on the host."""
 
@@ -49,6 +51,7 @@ ANNOTATION_MEMORY_LAYER: Final = "cgpu.dev/memory-layer"
 ANNOTATION_COMPUTE_LAYER: Final = "cgpu.dev/compute-layer"
 
 _TENANT_ID_MAX: Final = 63
+_CDI_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,57}[A-Za-z0-9])?")
 
 
 def tenant_id_of(container_id: str) -> str:
@@ -59,3 +62,22 @@ def tenant_id_of(container_id: str) -> str:
     """
     safe = re.sub(r"[^A-Za-z0-9._-]", "-", container_id)
     return (TENANT_PREFIX + safe)[:_TENANT_ID_MAX].rstrip("._-")
+
+
+def cdi_tenant_id(name: str) -> str:
+    """The tenant of the CDI device of that name. Raises UsageError for what cannot be one.
+
+    A CDI device's name may also have colons; a tenant's id may not, and has at most 63 characters.
+    """
+    if _CDI_NAME.fullmatch(name) is None:
+        raise UsageError(
+            f"{name!r} is not the name of a CDI device",
+            "at most 59 letters, digits, dots, dashes and underscores, the first and the last a letter or a digit",
+        )
+    return CDI_TENANT_PREFIX + name
+
+
+def cdi_name_of(tenant_id: str, container: str) -> str:
+    """The name of the CDI device whose tenant this is; "" for any other tenant. ``container``: as the tenant has it."""
+    is_device = container != "" and tenant_id.startswith(CDI_TENANT_PREFIX)
+    return tenant_id.removeprefix(CDI_TENANT_PREFIX) if is_device else ""

@@ -43,6 +43,15 @@ class Bundle:
         """Of the container."""
         return dict(self.config.get("annotations") or {})
 
+    def check_no_device(self) -> None:
+        """Raise BundleError where a CDI device of ours is in the container: it can only be one tenant's."""
+        for mount in self.config.get("mounts") or []:
+            if spec.place(mount) == container.ROOT and Path(str(mount.get("source", ""))) != self._folder / _VIEW:
+                raise BundleError(
+                    f"the container has a CDI device {container.CDI_KIND}, and asks for a share of its own",
+                    "leave out the device, or the variables and annotations",
+                )
+
     def make_tenant(
         self,
         region: Path,

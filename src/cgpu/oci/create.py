@@ -36,6 +36,7 @@ def prepare(line: CommandLine, conf: Conf) -> Callable[[], None]:
         return lambda: None
     if not line.container:
         raise BundleError("the runtime's command line names no container")
+    bundle.check_no_device()
     client = AgentClient(conf.socket, _ANSWER_SECONDS)
     tenant_id = tenant_id_of(line.container)
     wish = wish_of(request, line.container, client.get("/v1/gpus"))

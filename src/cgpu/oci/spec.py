@@ -90,12 +90,11 @@ def is_readonly(config: Mapping[str, Any]) -> bool:
 
 
 def _bind(mount: ViewMount) -> dict[str, Any]:
-    options = ["bind", "rprivate", "rw" if mount.writable else "ro", "nosuid", "nodev"]
     return {
         "destination": mount.destination,
         "type": "bind",
         "source": str(mount.source),
-        "options": options if mount.executable else [*options, "noexec"],
+        "options": list(mount.options),
     }
 
 

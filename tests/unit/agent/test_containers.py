@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from cgpu.adapters.nvml import GpuProcess
 from cgpu.agent.containers import own_cgroup
 from cgpu.agent.documents import Limit, NodeDocument, ProcessRef, Record, decode, encode
 from cgpu.agent.state import NodeState
 from cgpu.agent.wishes import ShareChange
 from cgpu.errors import DriverError, LayerError, NoSuchTenantError, RefusedError, TenantExistsError
+from cgpu.model import container as container_paths
 from cgpu.model.tenant import MemoryLayer, Tenant
 from cgpu.model.units import GIB
 from cgpu.region.reader import GRANTS, LOCKS, USAGE
@@ -297,3 +299,59 @@ def test_a_container_that_damages_its_region_still_ends_and_keeps_nobody_else(wo
     del world.host.table[INIT], world.host.table[51]
     assert world.tick(world.reconciler(state)).tenants_left == 0
     assert world.node.limits == {}
+
+
+def device(world: World, state: NodeState) -> Path:
+    """A CDI device's tenant; its region."""
+    state.create(replace(tenant("cdi-web"), name="web", container="cdi"))
+    return state.region("cdi-web")
+
+
+def test_a_cdi_devices_tenant_is_no_containers_and_outlives_them_all(world: World, state: NodeState):
+    region = device(world, state)
+    assert stat.S_IMODE(region.stat().st_mode) == 0o700
+    world.host.spawn(INIT, pid=1, cgroup="/docker/c1")
+    with pytest.raises(RefusedError, match="not a container's"):
+        state.attach("cdi-web", INIT, HOOK)
+    process = TenantProcess(region, 0, 1, 10 * INIT)
+    assert world.tick(world.reconciler(state)).tenants_left == 1
+    process.die()
+    del world.host.table[INIT]
+    assert world.tick(world.reconciler(state)).tenants_left == 1
+    state.close()
+    again = world.recovered()
+    (record,) = again.records()
+    assert (record.root, record.tenant.memory_layer, world.node.limits) == (None, MemoryLayer.SHIM, {})
+    process.close()
+
+
+def test_no_device_has_the_drivers_layer_and_the_way_out_is_told(world: World, state: NodeState):
+    with pytest.raises(LayerError, match="any number of containers") as told:
+        state.create(replace(tenant("cdi-web"), container="cdi", require_layer=MemoryLayer.DRIVER))
+    assert "CGPU_REQUIRE_LAYER" in told.value.remedy
+
+
+def test_what_has_a_tenants_region_mounted_is_its_own_whatever_its_environment_says(world: World, state: NodeState):
+    region = device(world, state)
+    state.create(tenant("other", GIB))
+    place = container_paths.REGION / GRANTS
+    world.host.spawn(80, region=state.region("other")).mounted[place] = region / GRANTS
+    world.host.spawn(81, region=region).mounted[place] = world.folder / "forged" / GRANTS
+    world.node.listed[GPU_UUIDS[0]] = [GpuProcess(80, GIB // 2), GpuProcess(81, GIB // 4)]
+    survey = state.survey()
+    on = {name: survey.on(name, GPU_UUIDS[0]) for name in ("cdi-web", "other")}
+    assert [(process.host_pid, process.bypasses_shim) for process in on["cdi-web"].processes] == [(80, True)]
+    assert on["other"].processes == []
+    assert on["cdi-web"].truth_bytes == GIB // 2
+
+
+def test_regions_that_come_and_go_are_known_by_their_mounts(world: World, state: NodeState):
+    place = container_paths.REGION / GRANTS
+    for name in ("first", "second"):
+        state.create(tenant(name, GIB))
+        host_pid = 90 + len(name)
+        world.host.spawn(host_pid).mounted[place] = state.region(name) / GRANTS
+        world.node.listed[GPU_UUIDS[0]] = [GpuProcess(host_pid, GIB // 2)]
+        assert len(state.survey().on(name, GPU_UUIDS[0]).processes) == 1
+        state.remove(name)
+        assert state.survey().cards[GPU_UUIDS[0]].tenants == {}

@@ -1,0 +1,105 @@
+"""The specification of one CDI device: values to JSON and back. Pure.
+
+Every engine's library refuses a file that says a version which it does not know, or a lower one than
+what the file uses; so the lowest is written. What each version brought is in the table of releases in
+CDI's SPEC.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cgpu.adapters.container_view import ViewMount
+from cgpu.model import container
+
+FOLDERS: Final = (Path("/var/run/cdi"), Path("/etc/cdi"))
+"""Where engines look unless they are told otherwise. The first is for devices that come and go: it is empty
+after a reboot, as the agent's folder is."""
+
+_HOOK_SECONDS: Final = 15  # the program itself gives up after 10
+
+_FILE_PREFIX: Final = container.CDI_KIND.replace("/", "-") + "_"
+_FILE_SUFFIX: Final = ".json"
+_EARLIEST: Final = "0.3.0"  # the first that today's libraries read; environment, mounts and hooks are in it
+_DIGIT_FIRST: Final = "0.5.0"  # the first in which a device's name may begin with a digit
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a file of ours says."""
+
+    region: Path  # the tenant's
+    files: tuple[Path, ...]  # all that is mounted or run
+
+
+def file_name(name: str) -> str:
+    """The file of a device, as CDI recommends it for transient ones: ``<vendor>-<class>_<id>.json``."""
+    return _FILE_PREFIX + name + _FILE_SUFFIX
+
+
+def device_of_file(file: str) -> str:
+    """The device whose file has this name; "" for another's file."""
+    is_ours = file.startswith(_FILE_PREFIX) and file.endswith(_FILE_SUFFIX)
+    return file[len(_FILE_PREFIX) : -len(_FILE_SUFFIX)] if is_ours else ""
+
+
+def content(name: str, mounts: Iterable[ViewMount], program: Path, environment: Mapping[str, str]) -> bytes:
+    """The file of a device with these edits.
+
+    ``program`` is cgpu-runtime. As a hook it makes the container's /etc a mount point, which the container's
+    root cannot rename; an edit cannot, since it does not know where the container's root is.
+    """
+    edits: dict[str, Any] = {"mounts": [_mount(mount) for mount in mounts], "hooks": [_hook(program)]}
+    if environment:
+        edits["env"] = [f"{variable}={value}" for variable, value in environment.items()]
+    document = {
+        "cdiVersion": _lowest_version(name),
+        "kind": container.CDI_KIND,
+        "devices": [{"name": name, "containerEdits": edits}],
+    }
+    return json.dumps(document, indent=2).encode() + b"\n"
+
+
+def written(name: str, content: bytes) -> Written:
+    """What the file of a device says. Raises ValueError for one that is not as ``content`` makes it."""
+    try:
+        document = json.loads(content)
+        edits = {device["name"]: device["containerEdits"] for device in document["devices"]}[name]
+        mounts = {mount["containerPath"]: Path(mount["hostPath"]) for mount in edits["mounts"]}
+        programs = [Path(hook["path"]) for hook in edits["hooks"]]
+        region = mounts[str(container.REGION / "grants")].parent
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise ValueError("it is not the specification of that device") from error
+    if document.get("kind") != container.CDI_KIND:
+        raise ValueError(f"its kind is not {container.CDI_KIND}")
+    return Written(region, (*mounts.values(), *programs))
+
+
+def simulated_environment(gpu_uuids: Iterable[str]) -> dict[str, str]:
+    """What puts a container's processes on a simulated machine, as the runtime does it.
+
+    An edit cannot add to what the image has in LD_LIBRARY_PATH: it takes its place.
+    """
+    return {
+        "LD_LIBRARY_PATH": str(container.SIM_LIBRARIES),
+        "CGPU_SIM_STATE": str(container.SIM_STATE),
+        "CUDA_VISIBLE_DEVICES": ",".join(gpu_uuids),
+    }
+
+
+def _lowest_version(name: str) -> str:
+    # Above _EARLIEST only the name can lead: the mounts have no type (0.4.0), and there are no annotations (0.6.0).
+    return _DIGIT_FIRST if name[0].isdecimal() else _EARLIEST
+
+
+def _hook(program: Path) -> dict[str, Any]:
+    arguments = [str(program), "hook", "pin-etc"]
+    return {"hookName": "createContainer", "path": arguments[0], "args": arguments, "timeout": _HOOK_SECONDS}
+
+
+def _mount(mount: ViewMount) -> dict[str, Any]:
+    return {"hostPath": str(mount.source), "containerPath": mount.destination, "options": list(mount.options)}
