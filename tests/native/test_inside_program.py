@@ -13,9 +13,9 @@ import pytest
 
 from cgpu import __version__
 from cgpu.adapters.native import HELPER, native_library
+from cgpu.model.region_files import GRANTS, USAGE
 from cgpu.model.tenant import MemoryLayer, Policy, Share, Tenant
 from cgpu.model.units import GIB, MIB
-from cgpu.region.reader import GRANTS, USAGE
 from cgpu.region.writer import GrantsWriter, Owner, Row, create_region
 from cgpu.testing.fakes import gpu
 from cgpu.testing.tenant_process import TenantProcess

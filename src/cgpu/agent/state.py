@@ -41,9 +41,10 @@ from cgpu.errors import (
     TenantExistsError,
 )
 from cgpu.model.admission import admit, fits_card, fits_time
+from cgpu.model.region_files import GRANTS
 from cgpu.model.tenant import ComputeLayer, Gpu, GpuPolicy, Policy, Share, Tenant
 from cgpu.model.units import MIB
-from cgpu.region.reader import GRANTS, RegionReader
+from cgpu.region.reader import RegionReader
 from cgpu.region.writer import GrantsWriter, Owner, Row, create_region, remove_region
 
 DEFAULT_CONTEXT_BYTES: Final = 512 * MIB  # until NVML has shown a context: on the safe side of 300 to 500 MiB

@@ -9,6 +9,7 @@ from pathlib import Path
 from cgpu.adapters.nvml import GpuProcess
 from cgpu.adapters.process import Identity
 from cgpu.errors import DriverError
+from cgpu.model.region_files import GRANTS
 from cgpu.model.tenant import Gpu, GpuPolicy, Policy, Share
 from cgpu.model.units import GIB, MIB
 
@@ -188,7 +189,7 @@ class FakeArbiter:
 
     def add_tenant(self, gpu: Gpu, region: Path, row: int, share: Share) -> None:
         """Take part; the grants must be there."""
-        assert (region / "grants").exists(), row
+        assert (region / GRANTS).exists(), row
         self.tenants[gpu.uuid, region] = share
 
     def update_tenant(self, gpu: Gpu, region: Path, share: Share) -> None:

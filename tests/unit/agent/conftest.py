@@ -17,10 +17,10 @@ from cgpu.agent.reconcile import Reconciler, Watched
 from cgpu.agent.state import NodeState
 from cgpu.agent.wishes import Caller
 from cgpu.model.account import Counters
+from cgpu.model.region_files import GRANTS
 from cgpu.model.tenant import Share, Tenant
 from cgpu.model.units import GIB, MIB
 from cgpu.region.layout import Grants, GrantsGpu
-from cgpu.region.reader import GRANTS
 from cgpu.testing.fakes import GPU_UUIDS, FakeArbiter, FakeHost, FakeNode, gpu
 
 

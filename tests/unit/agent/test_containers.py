@@ -14,9 +14,9 @@ from cgpu.agent.documents import Limit, NodeDocument, ProcessRef, Record, decode
 from cgpu.agent.state import NodeState
 from cgpu.agent.wishes import ShareChange
 from cgpu.errors import DriverError, LayerError, NoSuchTenantError, RefusedError, TenantExistsError
+from cgpu.model.region_files import GRANTS, LOCKS, USAGE
 from cgpu.model.tenant import MemoryLayer, Tenant
 from cgpu.model.units import GIB
-from cgpu.region.reader import GRANTS, LOCKS, USAGE
 from cgpu.testing.fakes import GPU_UUIDS
 from cgpu.testing.tenant_process import TenantProcess
 from tests.unit.agent.conftest import World, tenant

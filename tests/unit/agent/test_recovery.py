@@ -8,9 +8,10 @@ import pytest
 
 from cgpu.agent.attribution import ContextEstimate
 from cgpu.errors import RegionError, StateError
+from cgpu.model.region_files import GRANTS
 from cgpu.model.tenant import GpuPolicy, Policy
 from cgpu.model.units import GIB, MIB
-from cgpu.region.reader import GRANTS, RegionReader
+from cgpu.region.reader import RegionReader
 from cgpu.testing.fakes import GPU_UUIDS, FakeNode, gpu
 from cgpu.testing.tenant_process import TenantProcess
 from tests.unit.agent.conftest import World, tenant
