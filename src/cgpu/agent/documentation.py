@@ -100,7 +100,17 @@ ATTACH: Final[Schema] = {
     "additionalProperties": True,
     "description": "the state of a container as the OCI runtime specification has it",
 }
-SHARE_CHANGE: Final = _object({"gpu": _GPU, **_AMOUNTS}, [])
+SHARE_CHANGE: Final = _object(
+    {
+        "gpu": _GPU,
+        **_AMOUNTS,
+        "compute_percent": _nullable({**_COMPUTE, "description": f"{_COMPUTE['description']}; null: none any more"}),
+        "compute_limit_percent": _nullable(
+            {**_COMPUTE_LIMIT, "description": f"{_COMPUTE_LIMIT['description']}; null: no cap any more"}
+        ),
+    },
+    [],
+)
 _POLICY_SETTINGS: Final = {
     "max_inst": _integer(1, MAX_TENANTS_PER_GPU, "most tenants; policy 0 cuts the card's time into so many slices"),
     "overcommit": {**_BOOLEAN, "description": "quotas may add up to more than the card"},
