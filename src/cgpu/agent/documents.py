@@ -40,6 +40,7 @@ class NodeDocument:
     policies: dict[str, GpuPolicy]  # by GPU UUID
     contexts: dict[str, ContextEstimate]  # by GPU UUID, measured ones only
     limits: frozenset[Limit] = frozenset()  # written down before they are set, and until they are cleared
+    leaves: frozenset[str] = frozenset()  # cgroups of tenants that have ended, which may still be there
 
 
 def encode(document: NodeDocument) -> dict[str, Any]:
@@ -49,6 +50,7 @@ def encode(document: NodeDocument) -> dict[str, Any]:
         "policies": {uuid: asdict(policy) for uuid, policy in document.policies.items()},
         "contexts": {uuid: asdict(estimate) for uuid, estimate in document.contexts.items()},
         "limits": sorted(document.limits),
+        "leaves": sorted(document.leaves),
     }
 
 
@@ -60,6 +62,7 @@ def decode(data: dict[str, Any]) -> NodeDocument:
         policies={uuid: _policy(row) for uuid, row in data["policies"].items()},
         contexts={uuid: ContextEstimate(**row) for uuid, row in data["contexts"].items()},
         limits=frozenset(Limit(str(cgroup), str(gpu_uuid)) for cgroup, gpu_uuid in data.get("limits", [])),
+        leaves=frozenset(map(str, data.get("leaves", []))),
     )
 
 

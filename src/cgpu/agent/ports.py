@@ -82,6 +82,9 @@ class Cgroups(Protocol):
     def populated(self, path: str) -> bool:
         """Whether a process lives there."""
 
+    def wait_until_empty(self, path: str, seconds: float) -> None:
+        """Wait for its last process to be gone, at most so long."""
+
     def remove_leaf(self, path: str) -> bool:
         """Remove it; False while it is in use."""
 

@@ -59,6 +59,7 @@ class Reconciler:
             self._guard("survey", lambda: self._compare(now_ns, watched))
             self._guard("tenants", self._remove_ended)
             self._guard("limits", self._state.bring_limits)
+            self._state.remove_leaves()
             self._account(now_ns)
             watched.tenants_left = len(self._state.records())
         return watched

@@ -22,6 +22,7 @@ from cgpu.agent.adoption import adopt, checkpointed, region_folders
 from cgpu.agent.attribution import ContextEstimate
 from cgpu.agent.containers import own_cgroup, process_of_container
 from cgpu.agent.documents import Limit, NodeDocument, ProcessRef, Record, encode
+from cgpu.agent.leaves import Leaves, leaves_of
 from cgpu.agent.ledger import Ledger
 from cgpu.agent.limits import DriverLimits, wanted_limits
 from cgpu.agent.live import Live
@@ -88,6 +89,7 @@ class NodeState:
         self._step = step
         self._gpus = {gpu.uuid: gpu for gpu in node.gpus()}
         self.limits = DriverLimits(node, cgroups)
+        self._leaves = Leaves(cgroups)
         self._surveyor = Surveyor(node, processes, cgroups, clock_ns)
         self._document = NodeDocument({}, {}, {})
         self._live: dict[str, Live] = {}
@@ -220,6 +222,7 @@ class NodeState:
             self.clear_limits()
             self._dismantle(tenant)
             self._refresh(share.gpu_uuid for share in tenant.shares)
+            self.remove_leaves()
             self._step("remove:done")
             return True
 
@@ -335,9 +338,11 @@ class NodeState:
                 document = NodeDocument(records, {}, {})
                 self._faults |= faults
             self._document = document
+            self._leaves.keep_only(document.leaves)
             for record in self._document.records.values():
                 self._recover_tenant(record)
             self.clear_limits()
+            self.remove_leaves()
             self._remove_orphans()
             self._refresh(self._gpus)
 
@@ -356,6 +361,14 @@ class NodeState:
             if wanted | failed.keys() != self._document.limits:
                 self._commit(limits=wanted | failed.keys())
             return tuple(failed.values())
+
+    def remove_leaves(self, patience_seconds: float = 0.0) -> None:
+        """Remove the cgroups of tenants that are gone; what stays is tried again, or waited for at an agent's end."""
+        with self.lock:
+            if patience_seconds:
+                self._leaves.remove_at_end(patience_seconds)
+            else:
+                self._leaves.remove()
 
     def _recover_tenant(self, record: Record) -> None:
         gone = [share.gpu_uuid for share in record.tenant.shares if share.gpu_uuid not in self._gpus]
@@ -438,9 +451,11 @@ class NodeState:
             old.policies if policies is None else policies,
             old.contexts if contexts is None else contexts,
             old.limits | wanted_limits(records.values()).keys() if limits is None else limits,
+            (self._leaves.paths | leaves_of(old.records.values())) - leaves_of(records.values()),
         )
         self._store.save(encode(document))
         self._document = document
+        self._leaves.keep_only(document.leaves)
 
     def _know_context(self, gpu: Gpu) -> None:
         """Measure a context once, so that a small quota is not refused for a guess."""
@@ -493,8 +508,6 @@ class NodeState:
         self._faults.pop(tenant.id, None)
         remove_region(self.region(tenant.id), self._step)
         self._step("dismantle:region")
-        if not tenant.container:  # its cgroup is its engine's
-            self._cgroups.remove_leaf(tenant.cgroup)
 
     def _apply_limits(self, tenant_id: str) -> None:
         self.limits.apply(wanted_limits((self._document.records[tenant_id],)), self._gpus)

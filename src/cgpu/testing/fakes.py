@@ -95,6 +95,7 @@ class FakeHost:
     can_make_leaves: bool = False
     has_v2: bool = False
     deleted: set[str] = field(default_factory=set)
+    ending: set[str] = field(default_factory=set)  # leaves with a process that is in no list any more
 
     def spawn(
         self, host_pid: int, *, pid: int | None = None, region: Path | None = None, cgroup: str = "/"
@@ -162,9 +163,14 @@ class FakeHost:
         """Whether a process lives there."""
         return path != "" and any(process.cgroup == path for process in self.table.values())
 
+    def wait_until_empty(self, path: str, seconds: float) -> None:
+        """What was ending has ended."""
+        if seconds > 0:
+            self.ending.discard(path)
+
     def remove_leaf(self, path: str) -> bool:
         """Remove it unless it is in use."""
-        if self.populated(path):
+        if self.populated(path) or path in self.ending:
             return False
         self.leaves.discard(path)
         return True
