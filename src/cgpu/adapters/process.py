@@ -10,8 +10,11 @@ import contextlib
 import os
 import select
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
+
+from cgpu.adapters import mounts
+from cgpu.adapters.mounts import HostFile
 
 # Indices after the name: field 3 (state), 20 (num_threads) and 22 (starttime) of proc_pid_stat(5).
 _STATE: Final = 0
@@ -104,6 +107,18 @@ class ProcessTable:
         """Host pid of the process that is this one; None when there is none."""
         found = ((pid, self.identity(pid)) for pid in self.pids())
         return next((pid for pid, seen in found if seen is not None and seen.is_same(identity)), None)
+
+    def file_of(self, path: Path) -> HostFile | None:
+        """A file of this host, whatever it is called elsewhere; None where that cannot be told."""
+        return mounts.file_of(path, self._root)
+
+    def mounted_at(self, host_pid: int, place: PurePosixPath) -> HostFile | None:
+        """The file that the process has mounted there; None where there is none, or it may not be looked at."""
+        return mounts.mounted_at(host_pid, place, self._root)
+
+    def with_mounted(self, path: Path, place: PurePosixPath) -> list[int]:
+        """Host pids of all processes that have this file of the host mounted there, as far as this user may look."""
+        return mounts.users_of(path, place, self._root) or []
 
     def uid_gid(self, host_pid: int) -> tuple[int, int] | None:
         """The effective user and group of a process; None when there is none."""

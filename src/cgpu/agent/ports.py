@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from cgpu.adapters.mounts import HostFile
 from cgpu.adapters.nvml import GpuProcess
 from cgpu.adapters.process import Identity
 from cgpu.model.tenant import Gpu, GpuPolicy, Policy, Share
@@ -59,6 +60,15 @@ class Processes(Protocol):
 
     def find(self, identity: Identity) -> int | None:
         """Host pid of the process that is this one; None when there is none."""
+
+    def file_of(self, path: Path) -> HostFile | None:
+        """A file of this host, whatever it is called elsewhere."""
+
+    def mounted_at(self, host_pid: int, place: PurePosixPath) -> HostFile | None:
+        """The file that the process has mounted there."""
+
+    def with_mounted(self, path: Path, place: PurePosixPath) -> list[int]:
+        """All processes that have this file of the host mounted there."""
 
     def uid_gid(self, host_pid: int) -> tuple[int, int] | None:
         """Its user and group."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from cgpu.adapters.mounts import HostFile
 from cgpu.adapters.nvml import GpuProcess
 from cgpu.adapters.process import Identity
 from cgpu.errors import DriverError
@@ -84,6 +85,7 @@ class FakeProcess:
     command: str = "python"
     variables: dict[str, str] = field(default_factory=dict)
     cgroup: str = "/"
+    mounted: dict[PurePosixPath, Path] = field(default_factory=dict)  # by place: a file of the host
 
 
 @dataclass
@@ -133,6 +135,20 @@ class FakeHost:
     def find(self, identity: Identity) -> int | None:
         """Host pid of the process that is this one."""
         return next((pid for pid, process in self.table.items() if process.identity.is_same(identity)), None)
+
+    def file_of(self, path: Path) -> HostFile | None:
+        """All files are on one file system."""
+        return HostFile("0:1", str(path))
+
+    def mounted_at(self, host_pid: int, place: PurePosixPath) -> HostFile | None:
+        """What the process has mounted there."""
+        process = self.table.get(host_pid)
+        path = process.mounted.get(place) if process else None
+        return None if path is None else self.file_of(path)
+
+    def with_mounted(self, path: Path, place: PurePosixPath) -> list[int]:
+        """All processes that have the file mounted there."""
+        return [pid for pid in self.table if self.mounted_at(pid, place) == self.file_of(path)]
 
     def uid_gid(self, host_pid: int) -> tuple[int, int] | None:
         """The agent's own."""
