@@ -42,6 +42,19 @@ class NodeDocument:
     limits: frozenset[Limit] = frozenset()  # written down before they are set, and until they are cleared
     leaves: frozenset[str] = frozenset()  # cgroups of tenants that have ended, which may still be there
 
+    def shares_on(self, gpu_uuid: str) -> tuple[Share, ...]:
+        """The tenants' shares of a card."""
+        found = (record.tenant.share_on(gpu_uuid) for record in self.records.values())
+        return tuple(share for share in found if share is not None)
+
+    def policy(self, gpu_uuid: str) -> GpuPolicy:
+        """How a card is shared."""
+        return self.policies.get(gpu_uuid, GpuPolicy())
+
+    def policy_in_force(self, gpu_uuid: str) -> Policy:
+        """The policy that holds for a card now."""
+        return self.policy(gpu_uuid).in_force(self.shares_on(gpu_uuid))
+
 
 def encode(document: NodeDocument) -> dict[str, Any]:
     """JSON values of the document."""

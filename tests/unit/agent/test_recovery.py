@@ -107,7 +107,7 @@ def test_a_full_disk_leaves_everything_as_it_was(world: World, monkeypatch: pyte
     def refuse(*_: object) -> None:
         raise RegionError("no space left")
 
-    monkeypatch.setattr("cgpu.agent.state.create_region", refuse)
+    monkeypatch.setattr("cgpu.agent.regions.create_region", refuse)
     with pytest.raises(RegionError, match="no space"):
         state.create(tenant("b"))
     assert [record.tenant.id for record in state.records()] == ["a"]
