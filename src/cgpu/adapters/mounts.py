@@ -42,7 +42,7 @@ def parse_mountinfo(text: str) -> Iterator[Mount]:
 def file_of(path: Path, proc: Path = _PROC) -> HostFile | None:
     """The file at an absolute path, as this process sees it; None where that cannot be told. It need not exist."""
     absolute = PurePosixPath(os.path.realpath(path))
-    covering = [mount for mount in _mounts(proc / "self") if absolute.is_relative_to(mount.place)]
+    covering = [mount for mount in parse_mountinfo(_mountinfo(proc / "self")) if absolute.is_relative_to(mount.place)]
     if not covering:
         return None
     deepest = max(len(mount.place.parts) for mount in covering)
@@ -51,8 +51,14 @@ def file_of(path: Path, proc: Path = _PROC) -> HostFile | None:
 
 
 def mounted_at(host_pid: int, place: PurePosixPath, proc: Path = _PROC) -> HostFile | None:
-    """What is mounted at that place for the process; None where nothing is, or where that may not be seen."""
-    found = [mount.file for mount in _mounts(proc / str(host_pid)) if mount.place == place]
+    """What is mounted at that place for the process; None where nothing is, or where that may not be seen.
+
+    ``place`` has none of the characters that mountinfo escapes.
+    """
+    text = _mountinfo(proc / str(host_pid))
+    if f" {place} " not in text:  # a host may have thousands of mounts, and is asked twice a second
+        return None
+    found = [mount.file for mount in parse_mountinfo(text) if mount.place == place]
     return found[-1] if found else None
 
 
@@ -75,11 +81,11 @@ def users_of(path: Path, place: PurePosixPath, proc: Path = _PROC) -> list[int] 
     return users
 
 
-def _mounts(folder: Path) -> list[Mount]:
+def _mountinfo(folder: Path) -> str:
     try:
-        return list(parse_mountinfo((folder / "mountinfo").read_text(errors="surrogateescape")))
+        return (folder / "mountinfo").read_text(errors="surrogateescape")
     except OSError:
-        return []
+        return ""
 
 
 def _unescaped(text: str) -> str:
