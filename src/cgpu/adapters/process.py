@@ -73,6 +73,10 @@ class ProcessTable:
             return None
         return int(fields[_START_TICKS])
 
+    def with_mounted(self, path: Path, place: PurePosixPath) -> list[int]:
+        """Host pids of all processes that have this file of the host mounted there, as far as this user may look."""
+        return mounts.users_of(path, place, self._root) or []
+
     def command(self, host_pid: int) -> str:
         """The process's short name, empty when there is none."""
         try:
@@ -115,10 +119,6 @@ class ProcessTable:
     def mounted_at(self, host_pid: int, place: PurePosixPath) -> HostFile | None:
         """The file that the process has mounted there; None where there is none, or it may not be looked at."""
         return mounts.mounted_at(host_pid, place, self._root)
-
-    def with_mounted(self, path: Path, place: PurePosixPath) -> list[int]:
-        """Host pids of all processes that have this file of the host mounted there, as far as this user may look."""
-        return mounts.users_of(path, place, self._root) or []
 
     def uid_gid(self, host_pid: int) -> tuple[int, int] | None:
         """The effective user and group of a process; None when there is none."""

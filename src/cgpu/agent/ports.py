@@ -58,6 +58,9 @@ class Processes(Protocol):
     def with_variable(self, name: str, value: str) -> list[int]:
         """All processes started with it."""
 
+    def with_mounted(self, path: Path, place: PurePosixPath) -> list[int]:
+        """All processes that have this file of the host mounted there."""
+
     def find(self, identity: Identity) -> int | None:
         """Host pid of the process that is this one; None when there is none."""
 
@@ -66,9 +69,6 @@ class Processes(Protocol):
 
     def mounted_at(self, host_pid: int, place: PurePosixPath) -> HostFile | None:
         """The file that the process has mounted there."""
-
-    def with_mounted(self, path: Path, place: PurePosixPath) -> list[int]:
-        """All processes that have this file of the host mounted there."""
 
     def uid_gid(self, host_pid: int) -> tuple[int, int] | None:
         """Its user and group."""

@@ -132,6 +132,10 @@ class FakeHost:
         """All processes started with it."""
         return [pid for pid, process in self.table.items() if process.variables.get(name) == value]
 
+    def with_mounted(self, path: Path, place: PurePosixPath) -> list[int]:
+        """All processes that have the file mounted there."""
+        return [pid for pid in self.table if self.mounted_at(pid, place) == self.file_of(path)]
+
     def find(self, identity: Identity) -> int | None:
         """Host pid of the process that is this one."""
         return next((pid for pid, process in self.table.items() if process.identity.is_same(identity)), None)
@@ -145,10 +149,6 @@ class FakeHost:
         process = self.table.get(host_pid)
         path = process.mounted.get(place) if process else None
         return None if path is None else self.file_of(path)
-
-    def with_mounted(self, path: Path, place: PurePosixPath) -> list[int]:
-        """All processes that have the file mounted there."""
-        return [pid for pid in self.table if self.mounted_at(pid, place) == self.file_of(path)]
 
     def uid_gid(self, host_pid: int) -> tuple[int, int] | None:
         """The agent's own."""
