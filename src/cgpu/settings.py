@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from cgpu.model import container
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -32,7 +34,8 @@ class Settings:
     real one."""
 
     region: Path | None = None
-    """The region that this process is a tenant of. ``CGPU_REGION``; None: not a tenant."""
+    """The region that this process is a tenant of. In a container the one that is mounted there, whatever
+    the environment says, as for the shim; else ``CGPU_REGION``. None: not a tenant."""
 
     host_root: Path = Path("/")
     """Root folder of the node's files, for an agent that has them mounted elsewhere. ``CGPU_HOST_ROOT``;
@@ -51,7 +54,12 @@ class Settings:
     """How long a client waits for an answer of the agent. No request waits for a tenant."""
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ, uid: int | None = None) -> Settings:
+    def from_environment(
+        cls,
+        environment: Mapping[str, str] = os.environ,
+        uid: int | None = None,
+        mounted_region: Path = Path(container.REGION),
+    ) -> Settings:
         """Read once, at the start of a program."""
         runtime = _runtime_dir(environment, os.geteuid() if uid is None else uid)
         sim_state = _path(environment, "CGPU_SIM_STATE")
@@ -62,7 +70,7 @@ class Settings:
             agent_socket=_path(environment, "CGPU_AGENT_SOCKET") or runtime / "agent.sock",
             lock_dir=_path(environment, "CGPU_LOCK_DIR") or sim_state or _lock_dir(),
             sim_state=sim_state,
-            region=_path(environment, "CGPU_REGION"),
+            region=mounted_region if mounted_region.exists() else _path(environment, "CGPU_REGION"),
             host_root=_path(environment, "CGPU_HOST_ROOT") or Path("/"),
         )
 

@@ -73,6 +73,19 @@ def test_it_ends_while_the_agent_is_dead(node: Node, engine: Engine):
     node.start_agent()
 
 
+def test_the_agents_checkpoint_is_lost_while_it_is_idle(node: Node, engine: Engine):
+    result = engine.start("ends", Wanted(("sleep", "1000"), {"CGPU_MEMORY": "1GiB"}))
+    assert result.returncode == 0, result.stderr
+    (before,) = node.tenants()
+    node.kill_agent()
+    node.settings.checkpoint.unlink()
+    node.start_agent()
+    (after,) = node.tenants()
+    assert (after["id"], after["cgroup"], after["lifetime"]) == (before["id"], before["cgroup"], before["lifetime"])
+    assert [share["memory_bytes"] for share in after["shares"]] == [1 << 30]
+    assert engine.remove("ends").returncode == 0
+
+
 def test_the_agents_runtime_folder_is_cleared(node: Node, runc: Runc):
     started(node, runc)
     node.kill_agent()

@@ -79,6 +79,9 @@ def test_policy(busy: Node):
 
 def test_set(busy: Node):
     assert busy.json("set", "idle", "--weight", "3")["shares"][0]["weight"] == 3
+    for given, seen in (("30", 30), ("none", None)):
+        share = busy.json("set", "idle", "--compute", given, "--compute-limit", given)["shares"][0]
+        assert (share["compute_percent"], share["compute_limit_percent"]) == (seen, seen)
     assert busy.json("ps")[0]["shares"][0]["policy"] == 2
     assert busy.cgpu("set", "idle").returncode == 2
     assert busy.cgpu("set", "nobody", "--weight", "2").returncode == 3

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from native import build
 from tests.native.c_compiler import compile_c
+from tests.native.entry_driver import DRIVER, PRELUDE, SONAME, Run, lines_of
 from tests.native.memory_tenant import SimulatedHost
 
 CompileC = Callable[..., Path]
@@ -48,3 +50,20 @@ def host(tmp_path: Path, native: Path) -> Iterator[SimulatedHost]:
     simulated = SimulatedHost.create(tmp_path / "host", native)
     yield simulated
     simulated.close()
+
+
+@pytest.fixture
+def driver(c_program: CompileC) -> Path:
+    """A libcuda of a few functions."""
+    return c_program("libcuda.so.1", DRIVER, shared=True, flags=[SONAME])
+
+
+@pytest.fixture
+def python(shim: Path) -> Run:
+    """Run Python code with the shim preloaded (and more libraries, in order); the lines it printed."""
+
+    def run(code: str, *arguments: Path, preload: Sequence[Path] = (), shimmed: bool = True) -> list[str]:
+        libraries = [*preload] or ([shim] if shimmed else [])
+        return lines_of([sys.executable, "-c", PRELUDE + code, *map(str, arguments)], libraries)
+
+    return run

@@ -7,87 +7,15 @@ that every layout of a process can be built: no driver, two drivers, wrappers be
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.native.conftest import CompileC
-
-SONAME = "-Wl,-soname,libcuda.so.1"
-
-# A driver's answers name themselves: 1000 is the real cuMemAlloc_v2, and so on.
-DRIVER = """
-#include <stddef.h>
-#include <string.h>
-int cuInit(unsigned flags) { return flags ? 1 : 0; }
-int cuMemAlloc_v2(unsigned long long *p, size_t n) { (void)n; *p = 1000; return 0; }
-int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return 0; }
-int cuDriverGetVersion(int *version) { *version = 12050; return 0; }
-int cuLaunchKernelEx(const void *config, void *f, void **parameters, void **extra) {
-  (void)f, (void)parameters, (void)extra;
-  return config ? 0 : 1;
-}
-int cuGetProcAddress_v2(const char *name, void **pfn, int version, unsigned long long flags, int *status) {
-  (void)flags;
-  *pfn = NULL;
-  *status = version < 3020 ? 2 : 1;
-  if (version >= 3020 && !strcmp(name, "cuMemAlloc")) *pfn = (void *)cuMemAlloc_v2, *status = 0;
-  if (!strcmp(name, "cuDeviceGet")) *pfn = (void *)cuDeviceGet, *status = 0;
-  if (!strcmp(name, "cuGetProcAddress")) *pfn = (void *)cuGetProcAddress_v2, *status = 0;
-  return 0;
-}
-"""
-
-# What every Python child begins with: where(address) names the library that an address lies in.
-PRELUDE = """
-import ctypes, os, sys
-libc = ctypes.CDLL(None)
-class Info(ctypes.Structure):
-    _fields_ = [("file", ctypes.c_char_p), ("base", ctypes.c_void_p), ("name", ctypes.c_char_p), ("_", ctypes.c_void_p)]
-for f in (libc.dlsym, libc.dlvsym): f.restype = ctypes.c_void_p
-def where(address):
-    info = Info()
-    found = address and libc.dladdr(ctypes.c_void_p(address), ctypes.byref(info))
-    return os.path.basename(info.file.decode()) if found else "nothing"
-def sym(handle, name): return where(libc.dlsym(ctypes.c_void_p(handle), name.encode()))
-def vsym(handle, name, version): return where(libc.dlvsym(ctypes.c_void_p(handle), name.encode(), version.encode()))
-DEFAULT, NEXT = 0, -1
-"""
-
-Run = Callable[..., list[str]]
-
-
-@pytest.fixture
-def driver(c_program: CompileC) -> Path:
-    """A libcuda of a few functions."""
-    return c_program("libcuda.so.1", DRIVER, shared=True, flags=[SONAME])
-
-
-@pytest.fixture
-def python(shim: Path) -> Run:
-    """Run Python code with the shim preloaded (and more libraries, in order); the lines it printed."""
-
-    def run(code: str, *arguments: Path, preload: Sequence[Path] = (), shimmed: bool = True) -> list[str]:
-        libraries = [*preload] or ([shim] if shimmed else [])
-        return lines_of([sys.executable, "-c", PRELUDE + code, *map(str, arguments)], libraries)
-
-    return run
-
-
-def lines_of(command: Sequence[str | Path], preload: Sequence[Path], **variables: str) -> list[str]:
-    """Standard output of a program that must succeed and say nothing on stderr."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("CGPU_")} | variables
-    if preload:
-        environment["LD_PRELOAD"] = ":".join(map(str, preload))
-    result = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, timeout=60)
-    assert (result.returncode, result.stderr) == (0, ""), f"{result.returncode}: {result.stdout}{result.stderr}"
-    return result.stdout.splitlines()
-
+from tests.native.entry_driver import DRIVER, PRELUDE, SONAME, Run, lines_of
 
 # ---- dlsym on a handle ----
 
@@ -422,109 +350,3 @@ for name in ("cuMulticastCreate", "cuGreenCtxCreate", "cuDeviceGetLuid"):
 def test_a_launch_without_configuration_is_the_drivers_to_refuse(python: Run, driver: Path) -> None:
     code = "d = ctypes.CDLL(sys.argv[1]); print(d.cuLaunchKernelEx(None, None, None, None))"
     assert python(code, driver) == ["1"]
-
-
-# ---- a guest in the process ----
-
-IDLE = """
-print(len(os.listdir("/proc/self/task")), sorted(os.listdir("/proc/self/fd")), dict(os.environ, LD_PRELOAD=""))
-"""
-
-
-def test_a_program_without_cuda_has_nothing_but_the_mapped_library(python: Run, shim: Path) -> None:
-    maps = 'print(sorted({os.path.basename(l.split()[-1]) for l in open("/proc/self/maps") if "/" in l}))'
-    assert python(IDLE) == python(IDLE, shimmed=False)
-    with_shim, without = (set(eval(python(maps, shimmed=shimmed)[0])) for shimmed in (True, False))
-    assert with_shim - without <= {shim.name, "libdl.so.2", "librt.so.1", "libpthread.so.0"}
-
-
-def test_errno_is_kept(c_program: CompileC, shim: Path, driver: Path) -> None:
-    program = c_program(
-        "program",
-        """
-        #include <dlfcn.h>
-        #include <errno.h>
-        #include <stdio.h>
-        int main(int argc, char **argv) {
-          (void)argc;
-          void *handle = dlopen(argv[1], RTLD_NOW);
-          errno = 77;
-          int (*init)(unsigned) = dlsym(handle, "cuInit");
-          int after_lookup = errno, result = init(0);
-          printf("%d %d %d\\n", after_lookup, result, errno);
-        }""",
-    )
-    assert lines_of([program, driver], [shim]) == ["77 0 77"]
-
-
-def test_threads_that_look_up_first_at_once_agree(c_program: CompileC, shim: Path, driver: Path) -> None:
-    program = c_program(
-        "program",
-        """
-        #include <dlfcn.h>
-        #include <pthread.h>
-        #include <stdio.h>
-        enum { THREADS = 16 };
-        static pthread_barrier_t start;
-        static const char *path;
-        static void *found[THREADS];
-        static unsigned long long pointer[THREADS];
-        static void *run(void *slot) {
-          long i = (long)slot;
-          pthread_barrier_wait(&start);
-          void *handle = dlopen(path, RTLD_NOW);
-          int (*alloc)(unsigned long long *, unsigned long) = found[i] = dlsym(handle, "cuMemAlloc_v2");
-          alloc(&pointer[i], 1);
-          return NULL;
-        }
-        int main(int argc, char **argv) {
-          (void)argc;
-          path = argv[1];
-          pthread_t thread[THREADS];
-          pthread_barrier_init(&start, NULL, THREADS);
-          for (long i = 0; i < THREADS; i++) pthread_create(&thread[i], NULL, run, (void *)i);
-          for (int i = 0; i < THREADS; i++) pthread_join(thread[i], NULL);
-          int same = 0;
-          Dl_info info;
-          for (int i = 0; i < THREADS; i++) same += found[i] == found[0] && pointer[i] == 1000;
-          dladdr(found[0], &info);
-          printf("%d %s\\n", same, info.dli_fname);
-        }""",
-    )
-    for _ in range(5):
-        assert lines_of([program, driver], [shim]) == [f"16 {shim}"]
-
-
-def test_a_forked_child_can_look_up_call_and_exec(python: Run, driver: Path) -> None:
-    code = """
-d = ctypes.CDLL(sys.argv[1]); p = ctypes.c_uint64()
-sys.stdout.flush()
-if not (child := os.fork()):
-    print(sym(d._handle, "cuMemAlloc_v2"), d.cuMemAlloc_v2(ctypes.byref(p), 1), flush=True)
-    os.execl("/bin/echo", "echo", "execed")
-print(os.waitpid(child, 0)[1])
-"""
-    assert python(code, driver) == ["libcgpu.so 0", "execed", "0"]
-
-
-def test_opened_instead_of_preloaded_it_claims_nothing(python: Run, shim: Path, driver: Path) -> None:
-    code = """
-d = ctypes.CDLL(sys.argv[1]); c = ctypes.CDLL(sys.argv[2])
-print(sym(d._handle, "cuMemAlloc_v2"), sym(c._handle, "cuMemAlloc_v2"))
-"""
-    assert python(code, driver, shim, shimmed=False) == [f"libcuda.so.1 {shim.name}"]
-
-
-@pytest.mark.timing
-def test_start_up_costs_nothing_worth_measuring(shim: Path) -> None:
-    """The median of many starts of /bin/true: at most one millisecond more."""
-
-    def median_s(preload: dict[str, str]) -> float:
-        times = []
-        for _ in range(60):
-            begin = time.perf_counter()
-            subprocess.run(["/bin/true"], env=os.environ | preload, check=True)
-            times.append(time.perf_counter() - begin)
-        return statistics.median(times)
-
-    assert median_s({"LD_PRELOAD": str(shim)}) - median_s({}) < 0.001

@@ -13,9 +13,9 @@ import pytest
 
 from cgpu import __version__
 from cgpu.adapters.native import HELPER, native_library
+from cgpu.model.region_files import GRANTS, USAGE
 from cgpu.model.tenant import MemoryLayer, Policy, Share, Tenant
 from cgpu.model.units import GIB, MIB
-from cgpu.region.reader import GRANTS, USAGE
 from cgpu.region.writer import GrantsWriter, Owner, Row, create_region
 from cgpu.testing.fakes import gpu
 from cgpu.testing.tenant_process import TenantProcess
@@ -88,6 +88,9 @@ def test_info_and_version(region: Path):
         "id": "t1",
         "name": 'tr"ain\\ing é',
     }
+    python = json.loads(call("python", region, "info", "--json").stdout)
+    assert json.loads(call("inside", region, "info", "--json").stdout).items() <= python.items()
+    assert 'tenant tr"ain\\ing é (t1)\n' in call("python", region, "info").stdout
     assert call("inside", region, "info").stdout == f'cgpu {__version__}\ntenant tr"ain\\ing é (t1), 1 GPU\n'
 
 
@@ -124,6 +127,7 @@ def test_a_region_that_is_no_use_is_refused(region: Path, name: str, damage: str
     result = call("inside", region, "smi")
     assert (result.returncode, result.stdout) == (6, "")
     assert name in result.stderr
+    assert "region" in json.loads(call("python", region, "info", "--json").stdout)["region_error"]
 
 
 def test_a_process_that_is_no_tenant_is_told_so():

@@ -50,7 +50,7 @@ def settings_of(words: list[str]) -> Settings:
 
 def share_of(words: list[str]) -> Share:
     parser = argparse.ArgumentParser()
-    add_share(parser, memory_required=False)
+    add_share(parser, change=True)
     options = parser.parse_args(words)
     return Share(options.weight or 1, options.compute or 0, options.compute_limit or 0, options.priority or 0)
 

@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cgpu.errors import RegionError
+from cgpu.model.region_files import GRANTS, USAGE
 from cgpu.model.tenant import Policy, Share, Tenant
 from cgpu.model.units import GIB
-from cgpu.region.reader import GRANTS, USAGE, RegionReader
+from cgpu.region.reader import RegionReader
 from cgpu.region.words import Account, Charge, effective_units
 from cgpu.region.writer import Owner, Row, create_region
 from cgpu.testing.fakes import gpu

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from cgpu.adapters.native import ARBITER, native_library
 from cgpu.errors import RegionError, StateError
+from cgpu.model.region_files import GRANTS, LOCKS, USAGE
 from cgpu.model.tenant import Gpu, GpuPolicy, Policy, Share
 
 _NS_PER_MS: Final = 1_000_000
@@ -67,8 +68,8 @@ class NativeArbiter:
         if (gpu.uuid, region) in self._ids:
             return
         thread = self._thread(gpu)
-        usage = os.open(region / "usage", os.O_RDONLY | os.O_CLOEXEC)
-        grants = os.open(region / "grants", os.O_RDWR | os.O_CLOEXEC)
+        usage = os.open(region / USAGE, os.O_RDONLY | os.O_CLOEXEC)
+        grants = os.open(region / GRANTS, os.O_RDWR | os.O_CLOEXEC)
         try:
             number = self._next_id
             _check(
@@ -115,7 +116,7 @@ class NativeArbiter:
 
     def reclaim(self, region: Path, slot: int) -> bool:
         """Return what a dead process had charged; False while it is not dead after all."""
-        result = self._library.cgpu_arbiter_reclaim(bytes(region / "usage"), bytes(region / "locks"), slot)
+        result = self._library.cgpu_arbiter_reclaim(bytes(region / USAGE), bytes(region / LOCKS), slot)
         if result == -errno.EAGAIN:
             return False
         _check("reclaim", -result, region)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
+import time
 from pathlib import Path
 from typing import Final
 
@@ -46,8 +48,7 @@ class CgroupTree:
         parent = self.unified_of(host_pid)
         if self.root is None or parent is None or os.geteuid() != 0:
             return ""
-        leaf = f"cgpu-{tenant_id}"
-        return parent if Path(parent).name == leaf else str(Path(parent) / leaf)
+        return parent if is_leaf_of(parent, tenant_id) else str(Path(parent) / _leaf(tenant_id))
 
     def enter_leaf(self, path: str, host_pid: int) -> bool:
         """Make the leaf and move the process into it; False where that is refused. Idempotent."""
@@ -85,8 +86,27 @@ class CgroupTree:
             is_within(self.of(int(entry.name), proc), path) for entry in proc.iterdir() if entry.name.isdecimal()
         )
 
+    def wait_until_empty(self, path: str, seconds: float) -> None:
+        """Return once no process lives in the cgroup of v2 or below it, or after so long.
+
+        A process that is ending is in no list any more, and keeps its cgroup all the same: the kernel tells when
+        it is gone.
+        """
+        if self.root is None:
+            return
+        deadline = time.monotonic() + seconds
+        with contextlib.suppress(OSError), (self.root / path.lstrip("/") / "cgroup.events").open("rb") as file:
+            poll = select.poll()
+            poll.register(file, select.POLLPRI)
+            while b"populated 1" in os.pread(file.fileno(), 4096, 0):
+                if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                    return
+
     def remove_leaf(self, path: str) -> bool:
-        """Remove a leaf made here; what still runs in it goes back to where it came from. False when that fails."""
+        """Remove a leaf made here; what still runs in it goes back to where it came from.
+
+        False when that fails, as it does while a process in it is ending.
+        """
         if self.root is None or not path:
             return True
         folder = self.root / path.lstrip("/")
@@ -100,6 +120,15 @@ class CgroupTree:
         except OSError:
             return False
         return True
+
+
+def _leaf(tenant_id: str) -> str:
+    return f"cgpu-{tenant_id}"
+
+
+def is_leaf_of(cgroup: str, tenant_id: str) -> bool:
+    """Whether the cgroup is one that ``plan_leaf`` has named for the tenant."""
+    return Path(cgroup).name == _leaf(tenant_id)
 
 
 def is_within(cgroup: str, ancestor: str) -> bool:

@@ -15,11 +15,7 @@ from cgpu.adapters.host_files import replace_file
 from cgpu.adapters.native import HELPER, SHIM, SIMULATED_CUDA, content_name, content_named_copy, native_library
 from cgpu.errors import StateError
 from cgpu.model import container
-
-# The files of a region; ``cgpu.region.reader`` has the same names.
-GRANTS: Final = "grants"
-USAGE: Final = "usage"
-LOCKS: Final = "locks"
+from cgpu.model.region_files import GRANTS, LOCKS, USAGE
 
 _PRELOAD: Final = "ld.so.preload"
 

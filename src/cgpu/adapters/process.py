@@ -73,6 +73,10 @@ class ProcessTable:
             return None
         return int(fields[_START_TICKS])
 
+    def with_mounted(self, path: Path, place: PurePosixPath) -> list[int]:
+        """Host pids of all processes that have this file of the host mounted there, as far as this user may look."""
+        return mounts.users_of(path, place, self._root) or []
+
     def command(self, host_pid: int) -> str:
         """The process's short name, empty when there is none."""
         try:

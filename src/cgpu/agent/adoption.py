@@ -2,62 +2,73 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
 from cgpu.adapters.checkpoint import CheckpointStore
 from cgpu.adapters.process import Identity
+from cgpu.agent.containers import own_cgroup
 from cgpu.agent.documents import NodeDocument, ProcessRef, Record, decode
 from cgpu.agent.ports import Cgroups, Processes
 from cgpu.agent.wishes import tenant_of
 from cgpu.errors import RegionError
-from cgpu.model.container import CDI_CONTAINER, CDI_TENANT_PREFIX, TENANT_PREFIX
+from cgpu.model import container
+from cgpu.model.region_files import GRANTS
 from cgpu.model.tenant import MemoryLayer
 from cgpu.region.reader import RegionReader
 from cgpu.region.writer import CONTAINER_FOLDER_MODE
 
 
 def adopt(folders: Iterable[Path], processes: Processes, cgroups: Cgroups) -> tuple[dict[str, Record], dict[str, str]]:
-    """The tenants with a living process, by id, and what is wrong with the regions that cannot be read.
+    """The tenants that are still there, by id, and what is wrong with the regions that cannot be read.
 
-    A container ends with its processes: the first of them found on a GPU stands for the container's own first.
+    A container is there as long as a process has its region mounted, whether it uses a GPU or not; a CDI device
+    as long as its region is, since a container may be started with it at any time. Of any other tenant nothing
+    but a process on a GPU tells that somebody still wants it.
     """
     records: dict[str, Record] = {}
     faults: dict[str, str] = {}
     for folder in folders:
-        reader = None
         try:
-            reader = RegionReader(folder)
-            grants = reader.grants()
-            slots = [slot for slot in reader.usage(0).slots if slot.alive]
-            if slots and grants.tenant_id == folder.name:
-                record = Record(replace(tenant_of(grants), memory_layer=MemoryLayer.SHIM))
-                if stat.S_IMODE(folder.stat().st_mode) == CONTAINER_FOLDER_MODE:
-                    living = (Identity(slot.pid, slot.start_ticks, slot.pid_namespace) for slot in slots)
-                    record = _of_container(record, living, processes, cgroups)
-                records[folder.name] = record
+            record = _adopted(folder, processes, cgroups)
         except RegionError as error:
             faults[folder.name] = error.message
-        finally:
-            if reader is not None:
-                reader.close()
+            continue
+        if record is not None:
+            records[folder.name] = record
     return records, faults
 
 
-def _of_container(record: Record, living: Iterable[Identity], processes: Processes, cgroups: Cgroups) -> Record:
-    tenant = record.tenant
-    if tenant.id.startswith(CDI_TENANT_PREFIX):
-        return Record(replace(tenant, container=CDI_CONTAINER))
-    tenant = replace(tenant, container=tenant.id.removeprefix(TENANT_PREFIX))
-    for identity in living:
-        host_pid = processes.find(identity)
-        if host_pid is not None:
-            return Record(
-                replace(tenant, cgroup=cgroups.of(host_pid).rstrip("/")), ProcessRef(host_pid, identity.start_ticks)
-            )
-    return Record(tenant, ProcessRef(0, 0))
+def _adopted(folder: Path, processes: Processes, cgroups: Cgroups) -> Record | None:
+    with closing(RegionReader(folder)) as reader:
+        grants = reader.grants()
+        living = [slot for slot in reader.usage(0).slots if slot.alive]
+    if grants.tenant_id != folder.name:
+        return None
+    tenant = replace(tenant_of(grants), memory_layer=MemoryLayer.SHIM)  # which limits there were, no one knows
+    if stat.S_IMODE(folder.stat().st_mode) != CONTAINER_FOLDER_MODE:
+        return Record(tenant) if living else None
+    if tenant.id.startswith(container.CDI_TENANT_PREFIX):
+        return Record(replace(tenant, container=container.CDI_CONTAINER))
+    tenant = replace(tenant, container=tenant.id.removeprefix(container.TENANT_PREFIX))
+    host_pids = processes.with_mounted(folder / GRANTS, container.REGION / GRANTS) or [
+        host_pid
+        for slot in living
+        if (host_pid := processes.find(Identity(slot.pid, slot.start_ticks, slot.pid_namespace))) is not None
+    ]
+    first = min(
+        (ProcessRef(host_pid, ticks) for host_pid in host_pids if (ticks := processes.start_ticks(host_pid))),
+        key=lambda process: (process.start_ticks, process.host_pid),
+        default=None,
+    )
+    if first is None:
+        return Record(tenant, ProcessRef(0, 0)) if living else None
+    cgroup = own_cgroup(cgroups.of(first.host_pid).rstrip("/"), [cgroups.of(os.getpid())])
+    return Record(replace(tenant, cgroup=cgroup), first)
 
 
 def region_folders(tenants_dir: Path) -> list[Path]:

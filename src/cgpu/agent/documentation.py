@@ -47,10 +47,6 @@ def _string(description: str = "", pattern: str = "") -> dict[str, Any]:
     return schema
 
 
-def _number(description: str) -> dict[str, Any]:
-    return {"type": "number", "minimum": 0, "maximum": 100, "description": description}
-
-
 _BOOLEAN: Final[dict[str, Any]] = {"type": "boolean"}
 _LAYERS: Final[dict[str, Any]] = {
     "type": "array",
@@ -104,7 +100,17 @@ ATTACH: Final[Schema] = {
     "additionalProperties": True,
     "description": "the state of a container as the OCI runtime specification has it",
 }
-SHARE_CHANGE: Final = _object({"gpu": _GPU, **_AMOUNTS}, [])
+SHARE_CHANGE: Final = _object(
+    {
+        "gpu": _GPU,
+        **_AMOUNTS,
+        "compute_percent": _nullable({**_COMPUTE, "description": f"{_COMPUTE['description']}; null: none any more"}),
+        "compute_limit_percent": _nullable(
+            {**_COMPUTE_LIMIT, "description": f"{_COMPUTE_LIMIT['description']}; null: no cap any more"}
+        ),
+    },
+    [],
+)
 _POLICY_SETTINGS: Final = {
     "max_inst": _integer(1, MAX_TENANTS_PER_GPU, "most tenants; policy 0 cuts the card's time into so many slices"),
     "overcommit": {**_BOOLEAN, "description": "quotas may add up to more than the card"},
@@ -155,10 +161,14 @@ SHARE: Final = _object(
         "used_bytes": _integer(0, None, "charged, and what the card holds beyond it"),
         "overhead_bytes": _integer(0, None, "what the card holds beyond the charges, by NVML"),
         "peak_bytes": _integer(),
-        "asked_percent": _number("of the card's time, if every tenant on it had work"),
-        "got_percent": _number("of the card's time, in the last second or so"),
+        "asked_percent": {
+            "type": "number",
+            "minimum": 0,
+            "maximum": 100,
+            "description": "of the card's time, if every tenant on it had work",
+        },
         "waiting": {**_BOOLEAN, "description": "it wants the card and does not hold it"},
-        "utilisation_percent": _integer(0, 100),
+        "utilisation_percent": _integer(0, 100, "of the card's time that it got in the last second or so"),
         "busy_ns": _integer(0, None, "the card's time charged to the tenant so far"),
         "waited_ns": _integer(0, None, "time in which it wanted the card and did not hold it"),
         "turns": _integer(0, None, "slots that it got"),

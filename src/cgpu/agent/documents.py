@@ -40,6 +40,20 @@ class NodeDocument:
     policies: dict[str, GpuPolicy]  # by GPU UUID
     contexts: dict[str, ContextEstimate]  # by GPU UUID, measured ones only
     limits: frozenset[Limit] = frozenset()  # written down before they are set, and until they are cleared
+    leaves: frozenset[str] = frozenset()  # cgroups of tenants that have ended, which may still be there
+
+    def shares_on(self, gpu_uuid: str) -> tuple[Share, ...]:
+        """The tenants' shares of a card."""
+        found = (record.tenant.share_on(gpu_uuid) for record in self.records.values())
+        return tuple(share for share in found if share is not None)
+
+    def policy(self, gpu_uuid: str) -> GpuPolicy:
+        """How a card is shared."""
+        return self.policies.get(gpu_uuid, GpuPolicy())
+
+    def policy_in_force(self, gpu_uuid: str) -> Policy:
+        """The policy that holds for a card now."""
+        return self.policy(gpu_uuid).in_force(self.shares_on(gpu_uuid))
 
 
 def encode(document: NodeDocument) -> dict[str, Any]:
@@ -49,6 +63,7 @@ def encode(document: NodeDocument) -> dict[str, Any]:
         "policies": {uuid: asdict(policy) for uuid, policy in document.policies.items()},
         "contexts": {uuid: asdict(estimate) for uuid, estimate in document.contexts.items()},
         "limits": sorted(document.limits),
+        "leaves": sorted(document.leaves),
     }
 
 
@@ -60,6 +75,7 @@ def decode(data: dict[str, Any]) -> NodeDocument:
         policies={uuid: _policy(row) for uuid, row in data["policies"].items()},
         contexts={uuid: ContextEstimate(**row) for uuid, row in data["contexts"].items()},
         limits=frozenset(Limit(str(cgroup), str(gpu_uuid)) for cgroup, gpu_uuid in data.get("limits", [])),
+        leaves=frozenset(map(str, data.get("leaves", []))),
     )
 
 

@@ -35,6 +35,8 @@ _LOG: Final = logging.getLogger(__name__)
 _PREDECESSOR_SECONDS: Final = 5.0
 _FIRST_TENANT_SECONDS: Final = 30.0  # how long a private agent waits for the tenant it was started for
 
+_LEAVES_SECONDS: Final = 2.0  # how long a private agent waits at its end for processes that are ending
+
 
 class Agent:
     """Everything that runs in the daemon, put together."""
@@ -118,6 +120,7 @@ class Agent:
                 and self.state.close_if_empty()
             ):
                 _LOG.info("the last tenant has gone")
+                self.state.remove_leaves(_LEAVES_SECONDS)
                 return
             self._watch.watch_only(watched.host_pids)
             self._watch.wait(self._settings.reconcile_seconds)

@@ -58,6 +58,9 @@ class Processes(Protocol):
     def with_variable(self, name: str, value: str) -> list[int]:
         """All processes started with it."""
 
+    def with_mounted(self, path: Path, place: PurePosixPath) -> list[int]:
+        """All processes that have this file of the host mounted there."""
+
     def find(self, identity: Identity) -> int | None:
         """Host pid of the process that is this one; None when there is none."""
 
@@ -88,6 +91,9 @@ class Cgroups(Protocol):
 
     def populated(self, path: str) -> bool:
         """Whether a process lives there."""
+
+    def wait_until_empty(self, path: str, seconds: float) -> None:
+        """Wait for its last process to be gone, at most so long."""
 
     def remove_leaf(self, path: str) -> bool:
         """Remove it; False while it is in use."""

@@ -59,6 +59,7 @@ class Reconciler:
             self._guard("survey", lambda: self._compare(now_ns, watched))
             self._guard("tenants", self._remove_ended)
             self._guard("limits", self._state.bring_limits)
+            self._state.remove_leaves()
             self._account(now_ns)
             watched.tenants_left = len(self._state.records())
         return watched
@@ -116,7 +117,7 @@ class Reconciler:
             self._state.learn_context(gpu, learned)
 
     def _write(self, gpu: Gpu, tenant_id: str, survey: Survey, by_process: dict[int, int], now_ns: int) -> None:
-        writer = self._state.writer(tenant_id)
+        writer = self._state.regions.writer(tenant_id)
         if writer is None:
             return
         attributed = survey.on(tenant_id, gpu.uuid)

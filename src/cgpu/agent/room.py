@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 
-from cgpu.agent.documents import Record
+from cgpu.agent.documents import NodeDocument, Record
 from cgpu.agent.survey import Survey
 from cgpu.errors import NoSuchGpuError, NoSuchTenantError, RefusedError, UsageError
-from cgpu.model.admission import Occupancy
-from cgpu.model.tenant import Gpu, Tenant
+from cgpu.model.admission import Occupancy, admit, fits_card, fits_time
+from cgpu.model.tenant import Gpu, Share, Tenant
 
 
 def gpu_named(name: str, gpus: Collection[Gpu]) -> Gpu:
@@ -40,6 +41,19 @@ def check_card(gpu: Gpu) -> None:
     """Raise RefusedError for a card that cannot be shared."""
     if gpu.mig:
         raise RefusedError(f"GPU {gpu.index} ({gpu.uuid}) is in MIG mode", "turn MIG off, or use another GPU")
+
+
+def check_change(
+    gpu: Gpu, document: NodeDocument, old: Share, new: Share, tenant_id: str, survey: Callable[[], Survey]
+) -> None:
+    """Raise RefusedError or one of its kinds unless the card has what the tenant's new share promises."""
+    policy = document.policy(gpu.uuid)
+    fits_card(gpu, new)
+    if new != replace(old, memory_bytes=new.memory_bytes):
+        fits_time(gpu, policy, tuple(new if share is old else share for share in document.shares_on(gpu.uuid)))
+    if new.memory_bytes > old.memory_bytes:
+        others = [record for record in document.records.values() if record.tenant.id != tenant_id]
+        admit(gpu, policy, occupancy(gpu, others, survey()), new)
 
 
 def occupancy(gpu: Gpu, records: Iterable[Record], survey: Survey) -> Occupancy:

@@ -8,7 +8,6 @@ effect may be repeated.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
@@ -18,16 +17,17 @@ from pathlib import Path
 from typing import Final
 
 from cgpu.adapters.checkpoint import CheckpointStore
-from cgpu.agent.adoption import adopt, checkpointed, region_folders
+from cgpu.agent.adoption import adopt, checkpointed
 from cgpu.agent.attribution import ContextEstimate
 from cgpu.agent.containers import own_cgroup, process_of_container
 from cgpu.agent.documents import Limit, NodeDocument, ProcessRef, Record, encode
+from cgpu.agent.leaves import Leaves, leaves_of
 from cgpu.agent.ledger import Ledger
 from cgpu.agent.limits import DriverLimits, wanted_limits
-from cgpu.agent.live import Live
 from cgpu.agent.locks import GpuLocks
 from cgpu.agent.ports import ArbiterControl, Cgroups, GpuNode, Processes
-from cgpu.agent.room import check_card, check_cards, gpu_named, occupancy, record_named
+from cgpu.agent.regions import Regions
+from cgpu.agent.room import check_card, check_cards, check_change, gpu_named, occupancy, record_named
 from cgpu.agent.survey import REGION_VARIABLE, Subject, Survey, Surveyor
 from cgpu.agent.wishes import NOBODY, Caller, ShareChange, changed, same_wish
 from cgpu.errors import (
@@ -40,11 +40,10 @@ from cgpu.errors import (
     RegionError,
     TenantExistsError,
 )
-from cgpu.model.admission import admit, fits_card, fits_time
+from cgpu.model.admission import admit, fits_time
 from cgpu.model.tenant import ComputeLayer, Gpu, GpuPolicy, Policy, Share, Tenant
 from cgpu.model.units import MIB
-from cgpu.region.reader import GRANTS, RegionReader
-from cgpu.region.writer import GrantsWriter, Owner, Row, create_region, remove_region
+from cgpu.region.writer import Owner, Row
 
 DEFAULT_CONTEXT_BYTES: Final = 512 * MIB  # until NVML has shown a context: on the safe side of 300 to 500 MiB
 
@@ -77,7 +76,6 @@ class NodeState:
         self.arbiter = arbiter
         self.processes = processes
         self.ledger = ledger
-        self._tenants_dir = tenants_dir
         self._store = store
         self._cgroups = cgroups
         self._locks = locks
@@ -87,9 +85,10 @@ class NodeState:
         self._step = step
         self._gpus = {gpu.uuid: gpu for gpu in node.gpus()}
         self.limits = DriverLimits(node, cgroups)
+        self._leaves = Leaves(cgroups)
         self._surveyor = Surveyor(node, processes, cgroups, clock_ns)
         self._document = NodeDocument({}, {}, {})
-        self._live: dict[str, Live] = {}
+        self.regions = Regions(tenants_dir, arbiter, ledger, step)
         self._faults: dict[str, str] = {}
         self._closing = False
 
@@ -115,7 +114,7 @@ class NodeState:
 
     def region(self, tenant_id: str) -> Path:
         """The tenant's folder."""
-        return self._tenants_dir / tenant_id
+        return self.regions.folder(tenant_id)
 
     def fault(self, tenant_id: str) -> str:
         """What is wrong with the tenant's region; "" when nothing is."""
@@ -123,12 +122,12 @@ class NodeState:
 
     def policy(self, gpu: Gpu) -> GpuPolicy:
         """How the card is shared."""
-        return self._document.policies.get(gpu.uuid, GpuPolicy())
+        return self._document.policy(gpu.uuid)
 
     def policy_in_force(self, gpu: Gpu) -> Policy:
         """The policy that holds now."""
         with self.lock:
-            return self.policy(gpu).in_force(self._shares(gpu))
+            return self._document.policy_in_force(gpu.uuid)
 
     def compute_layer(self, gpu: Gpu) -> ComputeLayer:
         """What divides the card's time."""
@@ -138,21 +137,11 @@ class NodeState:
         """What is charged for a context of the card before NVML has shown what it takes."""
         return self.context_estimate(gpu).bytes
 
-    def writer(self, tenant_id: str) -> GrantsWriter | None:
-        """The tenant's grants; None when its region is damaged."""
-        live = self._live.get(tenant_id)
-        return live.writer if live else None
-
-    def has_live_slot(self, tenant_id: str) -> bool:
-        """Whether a process of the tenant is registered in its region."""
-        live = self._live.get(tenant_id)
-        return live is not None and live.has_slot()
-
     def has_ended(self, record: Record) -> bool:
         """Whether the whole process tree of a tenant that lives as long as one is gone."""
         if record.root is None or self._runs(record.root):
             return False
-        if self._cgroups.populated(record.tenant.cgroup) or self.has_live_slot(record.tenant.id):
+        if self._cgroups.populated(record.tenant.cgroup) or self.regions.has_slot(record.tenant.id):
             return False
         return not self.processes.with_variable(REGION_VARIABLE, str(self.region(record.tenant.id)))
 
@@ -164,11 +153,11 @@ class NodeState:
                     id=tenant_id,
                     cgroup=record.tenant.cgroup,
                     region=self.region(tenant_id),
-                    reader=self._live[tenant_id].reader,
+                    reader=reader,
                     gpu_uuids=tuple(share.gpu_uuid for share in record.tenant.shares),
                 )
                 for tenant_id, record in self._document.records.items()
-                if tenant_id in self._live
+                if (reader := self.regions.reader(tenant_id)) is not None
             )
 
     # ---- changing ----
@@ -217,8 +206,10 @@ class NodeState:
             self._commit(records=remaining)
             self._step("remove:committed")
             self.clear_limits()
-            self._dismantle(tenant)
+            self._faults.pop(tenant.id, None)
+            self.regions.remove(tenant, self._gpus)
             self._refresh(share.gpu_uuid for share in tenant.shares)
+            self.remove_leaves()
             self._step("remove:done")
             return True
 
@@ -282,7 +273,7 @@ class NodeState:
         Raises CapacityError when it would promise the present tenants more than the card has.
         """
         with self.lock:
-            fits_time(gpu, policy, self._shares(gpu))
+            fits_time(gpu, policy, self._document.shares_on(gpu.uuid))
             self._step("policy:decided")
             self._commit(policies={**self._document.policies, gpu.uuid: policy})
             self._step("policy:committed")
@@ -308,16 +299,14 @@ class NodeState:
     def account(self) -> None:
         """Bring the ledger up to what the regions tell now."""
         with self.lock:
-            self.ledger.observe(live.reader for live in self._live.values())
+            self.ledger.observe(self.regions.readers())
 
     def close(self) -> None:
         """Release files and locks; the tenants, the checkpoint and the ledger stay."""
         with self.lock:
             self.account()
             self.ledger.close()
-            for live in self._live.values():
-                live.close()
-            self._live = {}
+            self.regions.close()
             self._locks.release()
 
     # ---- after a death ----
@@ -330,14 +319,16 @@ class NodeState:
         with self.lock:
             document = checkpointed(self._store)
             if document is None:
-                records, faults = adopt(region_folders(self._tenants_dir), self.processes, self._cgroups)
+                records, faults = adopt(self.regions.folders(), self.processes, self._cgroups)
                 document = NodeDocument(records, {}, {})
                 self._faults |= faults
             self._document = document
+            self._leaves.keep_only(document.leaves)
             for record in self._document.records.values():
                 self._recover_tenant(record)
             self.clear_limits()
-            self._remove_orphans()
+            self.remove_leaves()
+            self.regions.remove_all_but((*self._document.records, *self._faults))
             self._refresh(self._gpus)
 
     def bring_limits(self) -> None:
@@ -356,6 +347,14 @@ class NodeState:
                 self._commit(limits=wanted | failed.keys())
             return tuple(failed.values())
 
+    def remove_leaves(self, patience_seconds: float = 0.0) -> None:
+        """Remove the cgroups of tenants that are gone; what stays is tried again, or waited for at an agent's end."""
+        with self.lock:
+            if patience_seconds:
+                self._leaves.remove_at_end(patience_seconds)
+            else:
+                self._leaves.remove()
+
     def _recover_tenant(self, record: Record) -> None:
         gone = [share.gpu_uuid for share in record.tenant.shares if share.gpu_uuid not in self._gpus]
         if gone:
@@ -367,13 +366,6 @@ class NodeState:
         except (RegionError, LayerError) as error:
             # Its processes keep what they have mapped; a second region would count them anew.
             self._faults[record.tenant.id] = error.message
-
-    def _remove_orphans(self) -> None:
-        for folder in region_folders(self._tenants_dir):
-            if folder.name not in self._document.records and folder.name not in self._faults:
-                self.ledger.end(folder.name, folder)
-                with contextlib.suppress(RegionError):  # foreign files in it: left alone
-                    remove_region(folder)
 
     # ---- deciding ----
 
@@ -390,17 +382,7 @@ class NodeState:
 
     def _check_growth(self, tenant: Tenant, shares: tuple[Share, ...]) -> None:
         for old, new in zip(tenant.shares, shares, strict=True):
-            gpu = self.gpu(new.gpu_uuid)
-            fits_card(gpu, new)
-            if new != replace(old, memory_bytes=new.memory_bytes):
-                fits_time(gpu, self.policy(gpu), tuple(new if share is old else share for share in self._shares(gpu)))
-            if new.memory_bytes > old.memory_bytes:
-                others = [record for record in self.records() if record.tenant.id != tenant.id]
-                admit(gpu, self.policy(gpu), occupancy(gpu, others, self.survey()), new)
-
-    def _shares(self, gpu: Gpu) -> tuple[Share, ...]:
-        found = (record.tenant.share_on(gpu.uuid) for record in self._document.records.values())
-        return tuple(share for share in found if share is not None)
+            check_change(self.gpu(new.gpu_uuid), self._document, old, new, tenant.id, self.survey)
 
     def _with_leaf(self, tenant: Tenant, caller: Caller) -> Tenant:
         if tenant.cgroup or tenant.container or caller.process is None:
@@ -437,9 +419,11 @@ class NodeState:
             old.policies if policies is None else policies,
             old.contexts if contexts is None else contexts,
             old.limits | wanted_limits(records.values()).keys() if limits is None else limits,
+            (self._leaves.paths | leaves_of(old.records.values())) - leaves_of(records.values()),
         )
         self._store.save(encode(document))
         self._document = document
+        self._leaves.keep_only(document.leaves)
 
     def _know_context(self, gpu: Gpu) -> None:
         """Measure a context once, so that a small quota is not refused for a guess."""
@@ -451,49 +435,23 @@ class NodeState:
             self.learn_context(gpu, ContextEstimate(measured, measured=True, launched=False))
 
     def _establish(self, record: Record, owner: Owner) -> None:
-        tenant, folder = record.tenant, self.region(record.tenant.id)
+        tenant = record.tenant
         for share in tenant.shares:
             gpu = self._gpus[share.gpu_uuid]
             self._locks.acquire(gpu)
             self._know_context(gpu)
-        if not (folder / GRANTS).exists():
-            self.ledger.begin(tenant, self._gpus)
-            self._step("establish:ledger")
-            create_region(folder, tenant, self._rows(tenant), owner, self._step)
-        if tenant.id not in self._live:
-            self._live[tenant.id] = Live(RegionReader(folder), GrantsWriter(folder))
-            # What a killed agent has not written is told by the region, as long as no arbiter writes there.
-            self.ledger.take_over(self._live[tenant.id].reader)
-        self._step("establish:opened")
+        self.regions.open(tenant, self._gpus, self._rows(tenant), owner)
         leaf = tenant.cgroup if record.root is not None and not tenant.container else ""
         if record.root is not None and leaf and not self._enter_leaf(leaf, record.root):
             without = self._planned(replace(tenant, cgroup=""))
             self._commit(records={**self._document.records, tenant.id: replace(record, tenant=without)})
         self._step("establish:leaf")
-        for row, share in enumerate(tenant.shares):
-            self.arbiter.add_tenant(self._gpus[share.gpu_uuid], folder, row, share)
-        self._step("establish:arbiter")
+        self.regions.join(tenant, self._gpus)
 
     def _enter_leaf(self, path: str, root: ProcessRef) -> bool:
         if not self._runs(root):
             return True  # it has ended; what it left behind is in the leaf already, or nowhere
         return self._cgroups.of(root.host_pid) == path or self._cgroups.enter_leaf(path, root.host_pid)
-
-    def _dismantle(self, tenant: Tenant) -> None:
-        for share in tenant.shares:
-            if share.gpu_uuid in self._gpus:
-                self.arbiter.remove_tenant(self._gpus[share.gpu_uuid], self.region(tenant.id))
-        self._step("dismantle:arbiter")
-        self.ledger.end(tenant.id, self.region(tenant.id))
-        self._step("dismantle:ledger")
-        live = self._live.pop(tenant.id, None)
-        if live is not None:
-            live.close()
-        self._faults.pop(tenant.id, None)
-        remove_region(self.region(tenant.id), self._step)
-        self._step("dismantle:region")
-        if not tenant.container:  # its cgroup is its engine's
-            self._cgroups.remove_leaf(tenant.cgroup)
 
     def _apply_limits(self, tenant_id: str) -> None:
         self.limits.apply(wanted_limits((self._document.records[tenant_id],)), self._gpus)
@@ -505,10 +463,7 @@ class NodeState:
         for uuid in touched:
             gpu = self._gpus[uuid]
             self.arbiter.set_policy(gpu, self.policy_in_force(gpu), self.policy(gpu))
-        for tenant_id, live in self._live.items():
-            tenant = self._document.records[tenant_id].tenant
-            if any(share.gpu_uuid in touched for share in tenant.shares):
-                live.writer.set_intent(tenant, self._rows(tenant))
-                self._step("refresh:region")
-                for share in tenant.shares:
-                    self.arbiter.update_tenant(self._gpus[share.gpu_uuid], self.region(tenant_id), share)
+        for record in self._document.records.values():
+            tenant = record.tenant
+            if tenant.id in self.regions and any(share.gpu_uuid in touched for share in tenant.shares):
+                self.regions.refresh(tenant, self._gpus, self._rows(tenant))

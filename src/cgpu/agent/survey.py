@@ -13,8 +13,9 @@ from cgpu.agent.attribution import Attributed, Card, CardProcess, Memory, SlotKe
 from cgpu.agent.ports import Cgroups, GpuNode, Processes
 from cgpu.errors import DriverError, RegionError
 from cgpu.model import container
+from cgpu.model.region_files import GRANTS
 from cgpu.model.tenant import Gpu
-from cgpu.region.reader import GRANTS, GrantsSnapshot, RegionReader, UsageSnapshot
+from cgpu.region.reader import GrantsSnapshot, RegionReader, UsageSnapshot
 
 REGION_VARIABLE = "CGPU_REGION"
 

@@ -168,7 +168,6 @@ class Views:
             "overhead_bytes": attributed.overhead_bytes,
             "peak_bytes": used.peak_bytes if used else 0,
             "asked_percent": granted.share_ppm / _PPM_PER_PERCENT if granted else 0,
-            "got_percent": granted.utilisation_percent if granted else 0,
             "waiting": granted is not None and granted.demand & _WANT_AND_HOLD == CGPU_DEMAND_WANT,
             "utilisation_percent": granted.utilisation_percent if granted else 0,
             "busy_ns": granted.busy_ns if granted else 0,

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
-from typing import Final
+import enum
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, TypeVar
 
 from cgpu.agent.documents import ProcessRef
 from cgpu.model.tenant import MemoryLayer, Share, Tenant
 from cgpu.region.reader import GrantsSnapshot
 from cgpu.region.writer import Owner
 
+_Value = TypeVar("_Value", bound=int | None)
 _LAYERS: Final = (MemoryLayer.SHIM, MemoryLayer.DRIVER, MemoryLayer.BROKER)
+
+
+class Unchanged(enum.Enum):
+    """Says of a value that it stays: None is a value of its own."""
+
+    UNCHANGED = enum.auto()
+
+
+UNCHANGED: Final = Unchanged.UNCHANGED
+_Kept = Literal[Unchanged.UNCHANGED]
 
 
 @dataclass(frozen=True, slots=True)
 class ShareChange:
-    """What ``cgpu set`` changes; None leaves a value as it is."""
+    """What ``cgpu set`` changes."""
 
     gpu: str | None = None  # index or UUID; None: every GPU of the tenant
-    memory_bytes: int | None = None
-    compute_percent: int | None = None
-    compute_limit_percent: int | None = None
-    weight: int | None = None
-    priority: int | None = None
+    memory_bytes: int | _Kept = UNCHANGED
+    compute_percent: int | _Kept | None = UNCHANGED  # None: none from now on
+    compute_limit_percent: int | _Kept | None = UNCHANGED  # None: no cap from now on
+    weight: int | _Kept = UNCHANGED
+    priority: int | _Kept = UNCHANGED
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +55,18 @@ def same_wish(known: Tenant, asked: Tenant) -> bool:
 
 def changed(share: Share, change: ShareChange) -> Share:
     """The share with what the change names."""
-    wanted = {name: value for name, value in asdict(change).items() if name != "gpu" and value is not None}
-    return replace(share, **wanted)
+    return replace(
+        share,
+        memory_bytes=_chosen(change.memory_bytes, share.memory_bytes),
+        compute_percent=_chosen(change.compute_percent, share.compute_percent),
+        compute_limit_percent=_chosen(change.compute_limit_percent, share.compute_limit_percent),
+        weight=_chosen(change.weight, share.weight),
+        priority=_chosen(change.priority, share.priority),
+    )
+
+
+def _chosen(wanted: _Value | _Kept, now: _Value) -> _Value:
+    return now if wanted is UNCHANGED else wanted
 
 
 def tenant_of(grants: GrantsSnapshot) -> Tenant:

@@ -45,7 +45,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         action="append",
         help="GPU by NVML's index or UUID; may be repeated; 0 when not given",
     )
-    add_share(create, memory_required=True)
+    add_share(create, change=False)
     create.add_argument("--refuse-managed", action="store_true", help="refuse managed (unified) memory altogether")
     create.add_argument(
         "--require-layer",

@@ -148,20 +148,19 @@ def _label(text: str) -> tuple[str, str]:
 
 
 def _print_ours(given: dict[str, Any], options: argparse.Namespace) -> int:
-    from cgpu.compat.ours import check_ours, ours_date
+    from cgpu.compat.ours import about_ours, check_ours
     from cgpu.compat.verdict import worst
 
-    checks = check_ours(given)
+    checks, about = check_ours(given), about_ours()
     if options.json:
-        about_ours = {"name": "cgpu", "date": ours_date().isoformat()}
         rows = [one.as_json() for one in checks]
-        print(render.as_json({"checks": rows, "verdict": worst(checks).value, "data": about_ours}))
+        print(render.as_json({"checks": rows, "verdict": worst(checks).value, "data": about}))
     else:
         print(listing(checks))
         for one in checks:
             if one.advice:
                 print(f"{one.name}: {one.advice}")
-        print(f"data of {ours_date()}: what this cgpu needs")
+        print(f"data of {about['date']}: {about['source']}")
     return _EXIT[worst(checks)]
 
 

@@ -148,6 +148,7 @@ def _length(file: IO[bytes]) -> int | None:
 
 
 def _explain(texts: Iterable[Text], facts: Facts | None, dataset: Dataset, *, as_json: bool) -> int:
+    from cgpu.compat.export import about
     from cgpu.doctor.explain import Recogniser
     from cgpu.doctor.failures import catalogue
     from cgpu.doctor.judge import judge
@@ -168,7 +169,7 @@ def _explain(texts: Iterable[Text], facts: Facts | None, dataset: Dataset, *, as
         documents += ({**judged.as_json(), "where": what} for judged in found)
     if as_json:
         documents.sort(key=lambda document: str(document["confidence"]))  # certain, then possible
-        print(render.as_json({"findings": documents, "data": _data(dataset)}))
+        print(render.as_json({"findings": documents, "data": about(dataset)}))
     elif not documents:
         print(f"nothing known was recognised (data of {dataset.date})")
     else:
@@ -177,6 +178,7 @@ def _explain(texts: Iterable[Text], facts: Facts | None, dataset: Dataset, *, as
 
 
 def _explain_code(name: str, dataset: Dataset, *, as_json: bool) -> int:
+    from cgpu.compat.export import about
     from cgpu.doctor.codes import codes
     from cgpu.doctor.explain import Confidence, Finding
     from cgpu.doctor.failures import catalogue
@@ -187,16 +189,12 @@ def _explain_code(name: str, dataset: Dataset, *, as_json: bool) -> int:
         if code is not None:
             failure = catalogue(dataset).failures[name]
             findings = [{**Finding(failure, Confidence.CERTAIN, 1, name).as_json(), "causes": list(code.causes)}]
-        print(render.as_json({"findings": findings, "data": _data(dataset)}))
+        print(render.as_json({"findings": findings, "data": about(dataset)}))
     elif code is None:
         print(f"{name} is no code of cgpu's; docs/explain.md lists them")
     else:
         print(code_text(code))
     return _NOTHING if code is None else 0
-
-
-def _data(dataset: Dataset) -> dict[str, str]:
-    return {"name": dataset.name, "date": dataset.date.isoformat()}
 
 
 def code_text(code: Code) -> str:

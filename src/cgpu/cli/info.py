@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from cgpu import __version__
 from cgpu.adapters.agent_client import AgentClient
 from cgpu.cli import render
 from cgpu.cli.parsers import Subparsers, add_json, add_verb
-from cgpu.errors import AgentError, DriverError
+from cgpu.errors import AgentError, DriverError, RegionError
+from cgpu.region.reader import RegionReader
 from cgpu.settings import Settings
 
 EXAMPLES = """\
@@ -18,7 +21,7 @@ examples:
   cgpu info
   cgpu info --json
 
-It needs neither an agent nor a GPU: what is missing is said.
+It needs neither an agent nor a GPU: what is missing is said. Inside a tenant it names the tenant too.
 """
 
 
@@ -38,6 +41,8 @@ def _info(settings: Settings) -> dict[str, Any]:
     from cgpu.adapters.nvml import NvmlNode  # the other verbs start faster without NVML
 
     info: dict[str, Any] = {"version": __version__, "simulated": settings.sim_state is not None}
+    if settings.region is not None:
+        info |= _own(settings.region)
     client = AgentClient.of(settings)
     info["agent_socket"] = str(client.path)
     try:
@@ -53,8 +58,22 @@ def _info(settings: Settings) -> dict[str, Any]:
     return info
 
 
+def _own(region: Path) -> dict[str, Any]:
+    """The tenant that this process is of; ``cgpu info`` of the containers' helper has the same keys."""
+    try:
+        with closing(RegionReader(region)) as reader:
+            grants = reader.grants()
+    except RegionError as error:
+        return {"region_error": str(error)}
+    return {"id": grants.tenant_id, "name": grants.tenant_name}
+
+
 def _text(info: dict[str, Any]) -> str:
     lines = [f"cgpu {info['version']}" + (f" [{render.SIMULATED}]" if info["simulated"] else "")]
+    if "id" in info:
+        lines.append(f"tenant {info['name']} ({info['id']})")
+    elif "region_error" in info:
+        lines.append(f"tenant: {info['region_error']}")
     agent = info["agent"]
     if agent is None:
         lines.append(f"agent: {info['agent_error']}")

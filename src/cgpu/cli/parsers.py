@@ -17,6 +17,8 @@ _AMOUNTS = {
     "priority": "priority",
 }
 
+_NONE = "none"
+
 Subparsers = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public name for it
 Verb = Callable[[argparse.Namespace, Settings], int]
 
@@ -45,26 +47,31 @@ def add_json(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, in bytes and nanoseconds")
 
 
-def add_share(parser: argparse.ArgumentParser, *, memory_required: bool) -> None:
-    """The amounts of a share. Malformed ones raise AmountError."""
+def add_share(parser: argparse.ArgumentParser, *, change: bool) -> None:
+    """The amounts of a share. Malformed ones raise AmountError.
+
+    ``change``: of a share that is there already; nothing is required, and a percentage may be taken away.
+    """
+    percent = _percent_or_none if change else parse_percent
+    taken_away = "; none: none any more" if change else ""
     parser.add_argument(
         "--memory",
         metavar="AMOUNT",
         type=parse_memory,
-        required=memory_required,
+        required=not change,
         help="quota of GPU memory: 6GiB, 512MiB, 6G",
     )
     parser.add_argument(
         "--compute",
         metavar="PERCENT",
-        type=parse_percent,
-        help="share of time: 30 or 30%%; enforced under policies 3 and 4 only",
+        type=percent,
+        help=f"share of time: 30 or 30%%; enforced under policies 3 and 4 only{taken_away}",
     )
     parser.add_argument(
         "--compute-limit",
         metavar="PERCENT",
-        type=parse_percent,
-        help="never more of the time than that, whoever else is idle; not under policy 5",
+        type=percent,
+        help=f"never more of the time than that, whoever else is idle; not under policy 5{taken_away}",
     )
     parser.add_argument("--weight", metavar="N", type=parse_weight, help="weight under policy 2: 1 to 1000")
     parser.add_argument(
@@ -72,7 +79,11 @@ def add_share(parser: argparse.ArgumentParser, *, memory_required: bool) -> None
     )
 
 
-def share_amounts(options: argparse.Namespace) -> dict[str, int]:
-    """What was given of ``add_share``'s amounts, by the API's names."""
+def share_amounts(options: argparse.Namespace) -> dict[str, int | None]:
+    """What was given of ``add_share``'s amounts, by the API's names; None takes an amount away."""
     given = ((name, getattr(options, option)) for option, name in _AMOUNTS.items())
-    return {name: value for name, value in given if value is not None}
+    return {name: None if value == _NONE else value for name, value in given if value is not None}
+
+
+def _percent_or_none(text: str) -> int | str:
+    return _NONE if text == _NONE else parse_percent(text)

@@ -49,7 +49,7 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         action="append",
         help="GPU by NVML's index or UUID; may be repeated; 0 when not given",
     )
-    add_share(parser, memory_required=True)
+    add_share(parser, change=False)
     parser.add_argument("--name", help="name of the tenant; made up when not given")
     parser.add_argument("--refuse-managed", action="store_true", help="refuse managed (unified) memory altogether")
     parser.add_argument(

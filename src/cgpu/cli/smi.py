@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +78,9 @@ def _indent(text: str) -> str:
 
 
 def _own(region: Path, *, simulated: bool) -> dict[str, Any]:
-    reader = RegionReader(region)
-    try:
+    with closing(RegionReader(region)) as reader:
         grants = reader.grants()
         usage = reader.usage(len(grants.gpus))
-    finally:
-        reader.close()
     return {
         "id": grants.tenant_id,
         "name": grants.tenant_name,

@@ -150,7 +150,7 @@ def _sorted(look: Look, sort: str) -> list[_Row]:
 
 _SORT_KEYS: Final[dict[str, Callable[[_Row], float]]] = {
     "gpu": lambda row: float("inf") if row.share["gpu_index"] is None else row.share["gpu_index"],
-    "got": lambda row: -row.share["got_percent"],
+    "got": lambda row: -row.share["utilisation_percent"],
     "asked": lambda row: -row.share["asked_percent"],
     "memory": lambda row: -row.share["used_bytes"],
     "wait": lambda row: -(row.waited_percent or 0.0),
@@ -164,7 +164,7 @@ def _name(row: _Row) -> str:
 
 
 def _bar(row: _Row) -> str:
-    bar = ["#" if place < _place(row.share["got_percent"]) else "." for place in range(_BAR)]
+    bar = ["#" if place < _place(row.share["utilisation_percent"]) else "." for place in range(_BAR)]
     bar[min(_place(row.share["asked_percent"]), _BAR - 1)] = "|"
     return "".join(bar)
 
@@ -192,7 +192,7 @@ _COLUMNS: Final = (
     _Column("TENANT", 0, 8, _name),
     _Column("GPU", 4, 3, lambda row: "gone" if row.share["gpu_index"] is None else str(row.share["gpu_index"])),
     _Column("ASKED", 5, 6, lambda row: f"{row.share['asked_percent']:.1f}%", right=True),
-    _Column("GOT", 1, 6, lambda row: f"{row.share['got_percent']:.1f}%", right=True),
+    _Column("GOT", 1, 6, lambda row: f"{row.share['utilisation_percent']}%", right=True),
     _Column("", 6, _BAR, _bar),
     _Column("MEMORY", 2, 13, lambda row: _memory(row.share["used_bytes"], row.share["memory_bytes"]), right=True),
     _Column("WAIT", 3, 8, _wait, right=True),

@@ -42,6 +42,11 @@ def ours_date() -> date:
     return found
 
 
+def about_ours() -> dict[str, Any]:
+    """The same keys as for Alibaba's data: ``cgpu.compat.export.about``."""
+    return {"name": "cgpu", "date": ours_date().isoformat(), "source": "what this cgpu needs", "own": []}
+
+
 @cache
 def needs() -> tuple[Need, ...]:
     """All of them, from the shipped data."""

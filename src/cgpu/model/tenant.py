@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 MAX_TENANTS_PER_GPU: Final = 20  # as cGPU: at most 20 instances on a card
@@ -98,19 +98,6 @@ class ProcessUsage:
     command: str
     memory_bytes: int
     bypasses_shim: bool = False  # on the card, in the tenant's cgroup, without a slot
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a tenant uses of one GPU now."""
-
-    gpu_uuid: str
-    memory_bytes: int
-    peak_bytes: int
-    busy_ns: int  # time charged so far
-    utilisation_percent: int  # of the card, in the last second
-    oom_count: int
-    processes: tuple[ProcessUsage, ...] = field(default=())
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,9 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 from cgpu.errors import RegionError
+from cgpu.model.region_files import GRANTS, LOCKS, USAGE
 from cgpu.region import layout
 from cgpu.region.words import Account, Charge, effective_units
-
-GRANTS: Final = "grants"
-USAGE: Final = "usage"
-LOCKS: Final = "locks"
 
 _STABLE_READS: Final = 8  # a tenant that charges all the time changes its words at each reading
 _F_OFD_GETLK: Final = 36  # linux/fcntl.h; not in the fcntl module

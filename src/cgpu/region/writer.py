@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Final
 
 from cgpu.errors import RegionError
+from cgpu.model.region_files import GRANTS, LOCKS, USAGE
 from cgpu.model.tenant import Gpu, MemoryLayer, Policy, Share, Tenant
 from cgpu.region import layout
-from cgpu.region.reader import GRANTS, LOCKS, USAGE, RegionReader
+from cgpu.region.reader import RegionReader
 
 CONTAINER_FOLDER_MODE: Final = 0o700  # nobody but root passes; no other region's folder has it
 _MEMORY_LAYER: Final = {MemoryLayer.SHIM: 0, MemoryLayer.DRIVER: 1, MemoryLayer.BROKER: 2}

@@ -10,6 +10,7 @@ from cgpu.adapters.mounts import HostFile
 from cgpu.adapters.nvml import GpuProcess
 from cgpu.adapters.process import Identity
 from cgpu.errors import DriverError
+from cgpu.model.region_files import GRANTS
 from cgpu.model.tenant import Gpu, GpuPolicy, Policy, Share
 from cgpu.model.units import GIB, MIB
 
@@ -96,6 +97,7 @@ class FakeHost:
     can_make_leaves: bool = False
     has_v2: bool = False
     deleted: set[str] = field(default_factory=set)
+    ending: set[str] = field(default_factory=set)  # leaves with a process that is in no list any more
 
     def spawn(
         self, host_pid: int, *, pid: int | None = None, region: Path | None = None, cgroup: str = "/"
@@ -129,6 +131,10 @@ class FakeHost:
     def with_variable(self, name: str, value: str) -> list[int]:
         """All processes started with it."""
         return [pid for pid, process in self.table.items() if process.variables.get(name) == value]
+
+    def with_mounted(self, path: Path, place: PurePosixPath) -> list[int]:
+        """All processes that have the file mounted there."""
+        return [pid for pid in self.table if self.mounted_at(pid, place) == self.file_of(path)]
 
     def find(self, identity: Identity) -> int | None:
         """Host pid of the process that is this one."""
@@ -173,9 +179,14 @@ class FakeHost:
         """Whether a process lives there."""
         return path != "" and any(process.cgroup == path for process in self.table.values())
 
+    def wait_until_empty(self, path: str, seconds: float) -> None:
+        """What was ending has ended."""
+        if seconds > 0:
+            self.ending.discard(path)
+
     def remove_leaf(self, path: str) -> bool:
         """Remove it unless it is in use."""
-        if self.populated(path):
+        if self.populated(path) or path in self.ending:
             return False
         self.leaves.discard(path)
         return True
@@ -200,7 +211,7 @@ class FakeArbiter:
 
     def add_tenant(self, gpu: Gpu, region: Path, row: int, share: Share) -> None:
         """Take part; the grants must be there."""
-        assert (region / "grants").exists(), row
+        assert (region / GRANTS).exists(), row
         self.tenants[gpu.uuid, region] = share
 
     def update_tenant(self, gpu: Gpu, region: Path, share: Share) -> None:

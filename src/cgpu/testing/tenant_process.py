@@ -9,8 +9,8 @@ import os
 import struct
 from pathlib import Path
 
+from cgpu.model.region_files import LOCKS, USAGE
 from cgpu.region import layout
-from cgpu.region.reader import LOCKS, USAGE
 from cgpu.region.words import Account, Charge
 
 _F_OFD_SETLK = 37

@@ -6,11 +6,10 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from cgpu.adapters import container_view
 from cgpu.adapters.container_view import ViewMount, make_view
 from cgpu.errors import StateError
 from cgpu.model import container
-from cgpu.region import reader
+from cgpu.model.region_files import GRANTS, LOCKS, USAGE
 
 
 @pytest.fixture
@@ -18,17 +17,9 @@ def region(tmp_path: Path) -> Path:
     """A region as far as its files' names go."""
     folder = tmp_path / "run" / "tenants" / "oci-1"
     folder.mkdir(parents=True)
-    for name in ("grants", "usage", "locks"):
+    for name in (GRANTS, USAGE, LOCKS):
         (folder / name).touch()
     return folder
-
-
-def test_the_files_of_a_region_have_the_readers_names():
-    assert (container_view.GRANTS, container_view.USAGE, container_view.LOCKS) == (
-        reader.GRANTS,
-        reader.USAGE,
-        reader.LOCKS,
-    )
 
 
 def test_every_mount_has_its_place_in_the_view(tmp_path: Path, region: Path):

@@ -108,6 +108,16 @@ def test_where_things_are():
     assert (chosen.agent_socket, chosen.tenants_dir) == (Path("/a.sock"), Path("/b/tenants"))
 
 
+def test_the_region_that_is_mounted_goes_before_the_named_one(tmp_path: Path):
+    def region(mounted: Path, **environment: str) -> Path | None:
+        return Settings.from_environment(environment, uid=0, mounted_region=mounted).region
+
+    assert region(tmp_path) == tmp_path
+    assert region(tmp_path, CGPU_REGION="/r") == tmp_path
+    assert region(tmp_path / "none", CGPU_REGION="/r") == Path("/r")
+    assert region(tmp_path / "none") is None
+
+
 def test_each_simulated_machine_has_an_agent_of_its_own():
     first = Settings.from_environment({"CGPU_SIM_STATE": "/m/a"}, uid=0)
     second = Settings.from_environment({"CGPU_SIM_STATE": "/m/b"}, uid=0)

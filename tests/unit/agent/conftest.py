@@ -17,10 +17,10 @@ from cgpu.agent.reconcile import Reconciler, Watched
 from cgpu.agent.state import NodeState
 from cgpu.agent.wishes import Caller
 from cgpu.model.account import Counters
+from cgpu.model.region_files import GRANTS
 from cgpu.model.tenant import Share, Tenant
 from cgpu.model.units import GIB, MIB
 from cgpu.region.layout import Grants, GrantsGpu
-from cgpu.region.reader import GRANTS
 from cgpu.testing.fakes import GPU_UUIDS, FakeArbiter, FakeHost, FakeNode, gpu
 
 
@@ -32,6 +32,7 @@ class World:
     node: FakeNode = field(default_factory=lambda: FakeNode((gpu(0), gpu(1))))
     host: FakeHost = field(default_factory=FakeHost)
     arbiter: FakeArbiter = field(default_factory=FakeArbiter)
+    account: str = "account.sqlite3"  # the ledger's file
     now_ns: int = 0
     started_s: float = 1_700_000_040.0  # wall clock at now_ns 0: the beginning of a minute
 
@@ -47,7 +48,7 @@ class World:
             cgroups=self.host,
             processes=self.host,
             locks=GpuLocks(self.folder / "locks"),
-            ledger=Ledger(self.folder / "account.sqlite3", self.wall_clock, step),
+            ledger=Ledger(self.folder / self.account, self.wall_clock, step),
             unmeasured_context_bytes=100 * MIB,
             clock_ns=lambda: self.now_ns,
             step=step,

@@ -84,6 +84,22 @@ def test_a_tenant_from_its_making_to_its_end(call: Call):
     assert call("DELETE", "/v1/tenants/t1")[0] == 404
 
 
+def test_a_percentage_can_be_taken_away_again(call: Call):
+    call("PUT", "/v1/tenants/t1", limited(30, 60))
+    status, changed = call("PATCH", "/v1/tenants/t1", {"weight": 3})
+    assert (status, changed["shares"][0]["compute_percent"]) == (200, 30)
+    status, changed = call("PATCH", "/v1/tenants/t1", {"compute_percent": None})
+    assert status == 200
+    assert [changed["shares"][0][name] for name in ("compute_percent", "compute_limit_percent", "weight")] == [
+        None, 60, 3,
+    ]  # fmt: skip
+    assert (
+        call("PATCH", "/v1/tenants/t1", {"compute_limit_percent": None})[1]["shares"][0]["compute_limit_percent"]
+        is None
+    )
+    assert call("PATCH", "/v1/tenants/t1", {"weight": None})[0] == 400
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "code"),
     [

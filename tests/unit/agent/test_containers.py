@@ -16,9 +16,10 @@ from cgpu.agent.state import NodeState
 from cgpu.agent.wishes import ShareChange
 from cgpu.errors import DriverError, LayerError, NoSuchTenantError, RefusedError, TenantExistsError
 from cgpu.model import container as container_paths
+from cgpu.model.container import REGION
+from cgpu.model.region_files import GRANTS, LOCKS, USAGE
 from cgpu.model.tenant import MemoryLayer, Tenant
 from cgpu.model.units import GIB
-from cgpu.region.reader import GRANTS, LOCKS, USAGE
 from cgpu.testing.fakes import GPU_UUIDS
 from cgpu.testing.tenant_process import TenantProcess
 from tests.unit.agent.conftest import World, tenant
@@ -247,6 +248,38 @@ def test_a_container_is_taken_over_without_a_checkpoint_and_ends(world: World, s
     del world.host.table[INIT]
     assert world.tick(world.reconciler(again)).tenants_left == 0
     process.close()
+
+
+def test_an_idle_container_is_taken_over_without_a_checkpoint_and_ends(world: World, state: NodeState):
+    """Nobody of it is on a GPU: what tells of it is the region that its processes have mounted."""
+    record = started(world, state)
+    for host_pid in (INIT + 1, INIT):
+        world.host.spawn(host_pid, cgroup="/docker/c1").mounted[REGION / GRANTS] = state.region("oci-c1") / GRANTS
+    state.close()
+    (world.folder / "checkpoint.json").unlink()
+    again = world.recovered()
+    assert again.records() == (replace(record, tenant=replace(record.tenant, memory_layer=MemoryLayer.SHIM)),)
+    del world.host.table[INIT], world.host.table[INIT + 1]
+    assert world.tick(world.reconciler(again)).tenants_left == 0
+
+
+def test_a_container_that_nobody_is_in_is_not_taken_over(world: World, state: NodeState):
+    state.create(container(), world.caller(RUNTIME))
+    state.close()
+    (world.folder / "checkpoint.json").unlink()
+    again = world.recovered()
+    assert again.records() == ()
+    assert not again.region("oci-c1").exists()
+
+
+def test_a_cdi_device_is_taken_over_without_a_checkpoint_and_stays(world: World, state: NodeState):
+    state.create(replace(tenant("cdi-web"), container="cdi"))
+    state.close()
+    (world.folder / "checkpoint.json").unlink()
+    again = world.recovered()
+    (record,) = again.records()
+    assert (record.tenant.container, record.root) == ("cdi", None)
+    assert world.tick(world.reconciler(again)).tenants_left == 1
 
 
 def test_the_checkpoint_keeps_all_of_it_and_an_older_one_is_read():

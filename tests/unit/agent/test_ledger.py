@@ -336,9 +336,9 @@ def test_a_ledger_that_cannot_be_written_for_a_while_loses_nothing(
     assert total(rows(state, tenant="ends")) == COUNTED
 
 
-def test_tenants_that_come_and_go_while_the_ledger_cannot_be_opened_are_not_lost(world: World, state: NodeState):
-    folder = world.folder / "later"
-    state.ledger = Ledger(folder / "account.sqlite3", world.wall_clock)
+def test_tenants_that_come_and_go_while_the_ledger_cannot_be_opened_are_not_lost(world: World):
+    world.account = "later/account.sqlite3"
+    state = world.recovered()
     for _ in range(2):
         state.create(tenant())
         count(state, COUNTED)
@@ -346,7 +346,7 @@ def test_tenants_that_come_and_go_while_the_ledger_cannot_be_opened_are_not_lost
     state.create(tenant())
     count(state, COUNTED)
     state.account()
-    folder.mkdir()
+    (world.folder / "later").mkdir()
     state.account()
     assert total(rows(state)) == COUNTED + COUNTED + COUNTED
 

@@ -9,10 +9,11 @@ from cgpu.agent.attribution import ContextEstimate, Sample
 from cgpu.agent.reconcile import Reconciler
 from cgpu.agent.state import NodeState
 from cgpu.errors import DriverError
+from cgpu.model.region_files import GRANTS
 from cgpu.model.tenant import GpuPolicy, Policy, ProcessUsage
 from cgpu.model.units import GIB, MIB
 from cgpu.region.layout import Grants
-from cgpu.region.reader import GRANTS, GrantedGpu, RegionReader
+from cgpu.region.reader import GrantedGpu, RegionReader
 from cgpu.testing.fakes import GPU_UUIDS, gpu
 from cgpu.testing.tenant_process import TenantProcess
 from tests.unit.agent.conftest import World, tenant

@@ -8,9 +8,10 @@ import pytest
 
 from cgpu.agent.attribution import ContextEstimate
 from cgpu.errors import RegionError, StateError
+from cgpu.model.region_files import GRANTS
 from cgpu.model.tenant import GpuPolicy, Policy
 from cgpu.model.units import GIB, MIB
-from cgpu.region.reader import GRANTS, RegionReader
+from cgpu.region.reader import RegionReader
 from cgpu.testing.fakes import GPU_UUIDS, FakeNode, gpu
 from cgpu.testing.tenant_process import TenantProcess
 from tests.unit.agent.conftest import World, tenant
@@ -106,7 +107,7 @@ def test_a_full_disk_leaves_everything_as_it_was(world: World, monkeypatch: pyte
     def refuse(*_: object) -> None:
         raise RegionError("no space left")
 
-    monkeypatch.setattr("cgpu.agent.state.create_region", refuse)
+    monkeypatch.setattr("cgpu.agent.regions.create_region", refuse)
     with pytest.raises(RegionError, match="no space"):
         state.create(tenant("b"))
     assert [record.tenant.id for record in state.records()] == ["a"]

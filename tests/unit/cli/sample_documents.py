@@ -59,7 +59,6 @@ def share(**values: Any) -> dict[str, Any]:
         "overhead_bytes": 0,
         "peak_bytes": 512 * MIB,
         "asked_percent": 25.0,
-        "got_percent": 24.5,
         "waiting": False,
         "utilisation_percent": 24,
         "busy_ns": 0,

@@ -19,12 +19,15 @@ TENANTS = (
     tenant(
         "train",
         share(
-            asked_percent=57.1, got_percent=56.8, weight=4, used_bytes=GIB, memory_bytes=6 * GIB, compute_percent=40,
-            compute_limit_percent=80, priority=1, waiting=True, oom_count=3,
+            asked_percent=57.1, utilisation_percent=57, weight=4, used_bytes=GIB, memory_bytes=6 * GIB,
+            compute_percent=40, compute_limit_percent=80, priority=1, waiting=True, oom_count=3,
         ),
     ),
-    tenant("batch", share(asked_percent=14.3, got_percent=99.0, policy=4, compute_percent=15, compute_enforced=True)),
-    tenant("serve", share(asked_percent=28.6, got_percent=0.0, used_bytes=2 * GIB, waited_ns=SECOND_NS // 4)),
+    tenant(
+        "batch",
+        share(asked_percent=14.3, utilisation_percent=99, policy=4, compute_percent=15, compute_enforced=True),
+    ),
+    tenant("serve", share(asked_percent=28.6, utilisation_percent=0, used_bytes=2 * GIB, waited_ns=SECOND_NS // 4)),
 )  # fmt: skip
 
 
@@ -55,10 +58,10 @@ def test_a_line_has_all_of_a_tenant():
     view = view_of(*TENANTS)
     assert words(row("TENANT", view)) == ("TENANT GPU ASKED GOT MEMORY WAIT WEIGHT COMPUTE LIMIT PRIO POLICY LAYER OOM")
     assert words(row("train", view)) == (
-        "train 0 57.1% 56.8% #######|.... 1024/6144MiB now 0% 4 40% recorded 80% high 2 weighted shim/slots 3"
+        "train 0 57.1% 57% #######|.... 1024/6144MiB now 0% 4 40% recorded 80% high 2 weighted shim/slots 3"
     )
     assert words(row("serve", view)) == (
-        "serve 0 28.6% 0.0% ...|........ 2048/2048MiB 25% 1 - - - 2 weighted shim/slots 0"
+        "serve 0 28.6% 0% ...|........ 2048/2048MiB 25% 1 - - - 2 weighted shim/slots 0"
     )
 
 
@@ -71,9 +74,9 @@ def test_compute_says_whether_it_is_enforced():
 
 def test_the_bar_marks_what_was_asked_on_what_was_got():
     view = view_of(
-        tenant("none", share(asked_percent=0, got_percent=0)),
-        tenant("all", share(asked_percent=100, got_percent=100)),
-        tenant("more", share(asked_percent=25, got_percent=75)),
+        tenant("none", share(asked_percent=0, utilisation_percent=0)),
+        tenant("all", share(asked_percent=100, utilisation_percent=100)),
+        tenant("more", share(asked_percent=25, utilisation_percent=75)),
     )
     assert "|..........." in row("none", view)
     assert "###########|" in row("all", view)
@@ -163,7 +166,7 @@ def test_a_header_keeps_what_matters_and_that_the_gpu_is_simulated():
 
 def test_a_screen_of_20_by_5_has_a_tenant_and_says_how_many_are_left_out():
     assert texts(view_of(*TENANTS), 20, 5) == [
-        "cgpu top  12:00:00", "GPU 0 [simulated]", "TENANT       GOT", "batch      99.0%", "+2 more lines",
+        "cgpu top  12:00:00", "GPU 0 [simulated]", "TENANT       GOT", "batch        99%", "+2 more lines",
     ]  # fmt: skip
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from cgpu.errors import RegionError
+from cgpu.model.region_files import GRANTS, LOCKS, USAGE
 from cgpu.model.tenant import MemoryLayer, Policy, Share, Tenant
 from cgpu.model.units import GIB, MIB
 from cgpu.region import layout
-from cgpu.region.reader import GRANTS, LOCKS, USAGE, RegionReader
+from cgpu.region.reader import RegionReader
 from cgpu.region.writer import GrantsWriter, Owner, Row, create_region, remove_region
 from cgpu.testing.fakes import gpu
 from cgpu.testing.tenant_process import TenantProcess

@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from cgpu.doctor.report.totals import Totals, data_as_json
+from cgpu.compat.export import about
+from cgpu.doctor.report.totals import Totals
 
 
 def write_one(document: dict[str, Any], totals: Totals) -> Iterator[str]:
     """One node's document: ``Report.as_json``, or that of an upgrade."""
-    yield json.dumps({**document, "data": data_as_json(totals.dataset)}, indent=2) + "\n"
+    yield json.dumps({**document, "data": about(totals.dataset)}, indent=2) + "\n"
 
 
 def write_many(documents: Iterable[dict[str, Any]], totals: Totals, name: str = "nodes") -> Iterator[str]:
@@ -20,7 +21,7 @@ def write_many(documents: Iterable[dict[str, Any]], totals: Totals, name: str = 
         "verdict": totals.verdict.value,
         "exit_code": int(totals.exit_code),
         "counts": {verdict.value: count for verdict, count in totals.nodes.items()},
-        "data": data_as_json(totals.dataset),
+        "data": about(totals.dataset),
     }
     yield json.dumps(head).removesuffix("}") + f', "{name}": ['
     separator = "\n"

@@ -11,9 +11,10 @@ from typing import Any, Final
 
 from cgpu import __version__
 from cgpu.compat.dataset import Dataset
+from cgpu.compat.export import about
 from cgpu.compat.verdict import Check, Verdict
 from cgpu.doctor.outcome import Report
-from cgpu.doctor.report.totals import Totals, data_as_json
+from cgpu.doctor.report.totals import Totals
 
 SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 _LEVELS: Final = {
@@ -50,7 +51,7 @@ def write_sarif(reports: Iterable[Report], totals: Totals) -> Iterator[str]:
     }
     tool = json.dumps({"driver": driver})
     yield f'{{"$schema": {json.dumps(SCHEMA)}, "version": "2.1.0", "runs": [{{"tool": {tool},\n'
-    yield f'"properties": {json.dumps({"data": data_as_json(totals.dataset)})}, "results": ['
+    yield f'"properties": {json.dumps({"data": about(totals.dataset)})}, "results": ['
     separator = "\n"
     for report in reports:
         for check in report.checks:

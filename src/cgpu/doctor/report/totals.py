@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from cgpu.compat.dataset import Dataset
 from cgpu.compat.verdict import Verdict
@@ -58,13 +57,3 @@ class Totals:
 def counted(counts: dict[Verdict, int]) -> str:
     """Such as ``2 unsupported, 1 unknown``; the worst first."""
     return ", ".join(f"{counts[verdict]} {verdict.value}" for verdict in Verdict if counts.get(verdict))
-
-
-def data_as_json(dataset: Dataset) -> dict[str, Any]:
-    """What the data is, in every machine-readable report."""
-    return {
-        "name": dataset.name,
-        "date": dataset.date.isoformat(),
-        "source": dataset.source,
-        "own": list(dataset.own),
-    }
