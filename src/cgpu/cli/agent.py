@@ -7,8 +7,8 @@ import json
 import logging
 import os
 
+from cgpu.cli.detached_agent import READY
 from cgpu.cli.parsers import Subparsers, add_verb
-from cgpu.cli.private_agent import READY
 from cgpu.errors import CgpuError
 from cgpu.settings import Settings
 

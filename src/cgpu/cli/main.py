@@ -16,6 +16,7 @@ from cgpu.cli import (
     doctor,
     explain,
     info,
+    install,
     policy,
     ps,
     run,
@@ -25,6 +26,8 @@ from cgpu.cli import (
     smi,
     top,
     tree,
+    uninstall,
+    upgrade,
 )
 from cgpu.cli.watch import discard_output
 from cgpu.errors import CgpuError, UsageError
@@ -43,6 +46,9 @@ _VERBS: Final = (
     compat,
     explain,
     agent,
+    install,
+    upgrade,
+    uninstall,
     runtime,
     tree,
     sim,
