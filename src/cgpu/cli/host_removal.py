@@ -57,7 +57,7 @@ class Removal:
         lock = self._settings.agent_lock
         if not self._live or dry_run or not lock.exists() or agent_has_ended(lock, _END_SECONDS):
             changes += leftovers(self._settings, tenants=not self._tenants, ledger=purge)
-        changes += self._layout.remove(keep_programs=bool(self._tenants))
+        changes += self._layout.remove(tenants=bool(self._tenants))
         lines += carry_out(changes, dry_run=dry_run)
         if self._live and lines and not dry_run and systemd.runs_here():
             systemd.SystemdService().forget()

@@ -49,7 +49,8 @@ def add_host_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace, settings: Settings) -> int:  # noqa: ARG001 - the service has its own
     """Plan, do, start."""
     from cgpu.adapters.host import systemd
-    from cgpu.adapters.host.program import running_program
+    from cgpu.adapters.host.layout import CURRENT
+    from cgpu.adapters.host.program import COMMAND, running_program
     from cgpu.adapters.host_files import carry_out
 
     layout = layout_of(options)
@@ -68,14 +69,12 @@ def run(options: argparse.Namespace, settings: Settings) -> int:  # noqa: ARG001
     ]
     lines = list(carry_out(changes, dry_run=options.dry_run))
     notes = _notes(layout, program.name)
-    if not live:
-        notes.append(
-            "systemd does not run here; at its next boot it starts the agent. Now: /opt/cgpu/current/bin/cgpu agent"
-            if options.root == _ROOT
-            else "nothing was started: --root is given"
-        )
+    if options.root != _ROOT:
+        notes.append("nothing was started: --root is given")
     elif options.no_enable:
-        notes.append("to start the agent: systemctl enable --now cgpu-agent")
+        notes.append("to start the agent, now and at boot: systemctl enable --now cgpu-agent")
+    elif not live:
+        notes.append(f"systemd does not run here, so nothing was started; by hand: {CURRENT / COMMAND} agent")
     elif lines or systemd.SystemdService().main_pid() is None:
         lines.append("start cgpu-agent.service")
         if not options.dry_run:

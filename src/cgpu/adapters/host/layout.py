@@ -109,17 +109,20 @@ class HostLayout:
         names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         return [Remove(folder / name, tree=True) for name in sorted(names - {program, CURRENT.name})]
 
-    def remove(self, *, keep_programs: bool) -> list[Change]:
-        """Nothing of it any more. What is not ours stays. The programs come last: one of them may be running this."""
+    def remove(self, *, tenants: bool) -> list[Change]:
+        """Nothing of it any more; with ``tenants`` nothing but what living ones, and their end, need.
+
+        What is not ours stays. The programs come last: one of them may be running this.
+        """
         text = self.unit_now()
         changes: list[Change] = []
         if text is None or is_ours(text):
-            changes += [Remove(self.at(_WANTED)), Remove(self.unit)]
+            changes += [Remove(self.at(_WANTED)), RemoveIfEmpty(self.at(_WANTED.parent)), Remove(self.unit)]
         if self.has_own_command():
             changes.append(Remove(self.at(SYSTEM_COMMAND)))
-        changes += [Remove(self.at(ENVIRONMENT)), RemoveIfEmpty(self.at(ENVIRONMENT.parent))]
         changes += self._unfinished()
-        if not keep_programs:
+        if not tenants:
+            changes += [Remove(self.at(ENVIRONMENT)), RemoveIfEmpty(self.at(ENVIRONMENT.parent))]
             changes += [*self.others(""), Remove(self.at(CURRENT)), RemoveIfEmpty(self.at(PROGRAMS))]
         return changes
 

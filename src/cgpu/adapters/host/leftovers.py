@@ -11,9 +11,9 @@ from pathlib import Path
 from cgpu.adapters.host_files import Change, Remove, RemoveIfEmpty
 from cgpu.settings import Settings
 
-_OF_TENANTS = ("tenants", "lib", "cdi")
+_OF_TENANTS = ("tenants", "lib", "cdi", "checkpoint.json*")
 _LEDGER = "account.sqlite3*"
-_OF_AGENT = ("agent.sock", ".agent.sock.new", "agent.lock", "start.lock", "agent.log", "checkpoint.json*")
+_OF_AGENT = ("agent.sock", ".agent.sock.new", "agent.lock", "start.lock", "agent.log")
 
 
 def leftovers(settings: Settings, *, tenants: bool, ledger: bool) -> list[Change]:
@@ -27,7 +27,9 @@ def leftovers(settings: Settings, *, tenants: bool, ledger: bool) -> list[Change
     if settings.agent_socket.parent != folder:
         changes.append(Remove(settings.agent_socket))
     changes += [Remove(path) for path in sorted(_free_locks(settings.lock_dir))]
-    return [*changes, RemoveIfEmpty(folder)]
+    changes.append(RemoveIfEmpty(folder))
+    # The folder of a simulated machine's agent lies in the one that the node's would have.
+    return changes if settings.sim_state is None else [*changes, RemoveIfEmpty(folder.parent)]
 
 
 def _free_locks(folder: Path) -> Iterator[Path]:
