@@ -1,8 +1,8 @@
 """A host of one's own to install on: nothing that its processes do to files, systemd included, leaves it.
 
 Its root folder is an overlay: the machine's files are below it, read-only, and what is written lies in memory.
-/run, /tmp, /var/tmp and the folder of units are empty at first; /sys and /proc/sys are read-only. Its
-processes have their own mounts, PIDs and cgroups. Its first process is systemd, where that is wanted, and then
+/run, /tmp, /var/tmp and the folder of units are empty at first, /dev has no disk, /sys and /proc/sys are
+read-only. Its processes have their own mounts, PIDs and cgroups. Its first process is systemd, where that is wanted, and then
 knows no unit but those that a test or `cgpu install` brings: none of the machine's own can start.
 """
 
@@ -30,6 +30,8 @@ SYSTEMD: Final = "/lib/systemd/systemd"
 MACHINE: Final = "/run/machine"
 UNITS: Final = "/etc/systemd/system"
 _SOURCE: Final = Path(cgpu.__file__).parents[1]
+_ENVIRONMENT: Final = Path(sys.prefix).resolve()
+PYTHON: Final = str(_ENVIRONMENT / "bin" / "python")
 _NAMESPACES: Final = ("unshare", "--mount", "--pid", "--ipc", "--uts", "--fork", "--kill-child")
 # In a cgroup of its own first, which is then all that the cgroup namespace shows.
 _ENTER_CGROUP: Final = """
@@ -41,25 +43,30 @@ echo $$ >"$2/cgroup/$1/cgroup.procs"
 umount "$2/cgroup"
 exec unshare --cgroup sh -euc "$4" own-host "$@"
 """
-# $1: the cgroup; $2: an empty folder; $3: the source folder of cgpu.
+# $1: the cgroup; $2: an empty folder; $3: the source folder of cgpu; $5: the virtual environment.
 _ENTER_ROOT: Final = f"""
 mkdir "$2/upper" "$2/work" "$2/root"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$2/upper,workdir=$2/work" "$2/root"
-mkdir "$2/source"
+mkdir "$2/source" "$2/python"
 mount --bind -o ro "$3" "$2/source"
+mount --bind -o ro "$5" "$2/python"
 cd "$2/root"
 mount -t proc proc proc
 mount --bind -o ro proc/sys proc/sys
 mount -t sysfs -o ro sysfs sys
 mount -t cgroup2 none sys/fs/cgroup
-mount --rbind /dev dev
 mkdir -p etc/systemd/system
-for folder in run tmp var/tmp etc/systemd/system dev/shm; do
+for folder in dev run tmp var/tmp etc/systemd/system; do
   mount -t tmpfs tmpfs "$folder"
 done
-mkdir run/lock run/old
-mkdir -p "./$3"
+mkdir dev/shm run/lock run/old
+for device in null zero full random urandom; do
+  touch dev/$device
+  mount --bind /dev/$device dev/$device
+done
+mkdir -p "./$3" "./$5"
 mount --move "$2/source" "./$3"
+mount --move "$2/python" "./$5"
 pivot_root . run/old
 umount -l /run/old
 rmdir /run/old
@@ -120,13 +127,14 @@ class OwnHost:
     def __enter__(self) -> Self:
         script = _ENTER_ROOT + _FIRST[self._systemd]
         shell = ["sh", "-euc", _ENTER_CGROUP, "own-host", self._cgroup, str(self._folder), str(_SOURCE), script]
+        shell.append(str(_ENVIRONMENT))
         self._holder = subprocess.Popen([*_NAMESPACES, "--propagation", "private", *shell])
         try:
             eventually(self._is_ready)
             if self._systemd:
                 eventually(lambda: self.run("systemctl", "is-system-running").stdout.strip() == "running")
             self.cgpu("sim", "create", "t4", "--state", MACHINE)
-            self.environment |= json.loads(self.cgpu("sim", "env", "--state", MACHINE, "--json"))
+            self.environment |= json.loads(self.cgpu("sim", "env", MACHINE, "--json"))
         except BaseException:
             self.__exit__()
             raise
@@ -181,7 +189,7 @@ class OwnHost:
 
     def cgpu(self, *arguments: str, source: str = str(_SOURCE), code: int = 0) -> str:
         """Run `cgpu` from a source folder; what it says, errors included. Another exit code fails the test."""
-        result = self.run(sys.executable, "-m", "cgpu", *arguments, source=source)
+        result = self.run(PYTHON, "-m", "cgpu", *arguments, source=source)
         assert result.returncode == code, result.stdout
         return result.stdout
 
@@ -199,7 +207,7 @@ class OwnHost:
         place = self.root / "run" / "load"
         if not place.exists():
             shutil.copy(program, place)
-        run = (sys.executable, "-m", "cgpu", "run", "--memory", "1GiB", "--name", "load", "--", "/run/load")
+        run = (PYTHON, "-m", "cgpu", "run", "--memory", "1GiB", "--name", "load", "--", "/run/load")
         load = Load(self.inside(*run), self.environment)
         self._loads.append(load)
         load.wait_ready()
