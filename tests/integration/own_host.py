@@ -2,8 +2,9 @@
 
 Its root folder is an overlay: the machine's files are below it, read-only, and what is written lies in memory.
 /run, /tmp, /var/tmp and the folder of units are empty at first, /dev has no disk, /sys and /proc/sys are
-read-only. Its processes have their own mounts, PIDs and cgroups. Its first process is systemd, where that is wanted, and then
-knows no unit but those that a test or `cgpu install` brings: none of the machine's own can start.
+read-only. Its processes have their own mounts, PIDs and cgroups. Its first process is systemd, where that is
+wanted, and then knows no unit but those that a test or `cgpu install` brings: the machine's own would do to
+it what they do at its start, such as emptying /tmp.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ mkdir -p "./$3" "./$5"
 mount --move "$2/source" "./$3"
 mount --move "$2/python" "./$5"
 pivot_root . run/old
+cd /
 umount -l /run/old
 rmdir /run/old
 for target in sysinit basic shutdown multi-user bare; do
@@ -116,6 +118,7 @@ class OwnHost:
         kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         self.environment = {**kept, "PYTHONPATH": str(_SOURCE), "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/"}
         self._loads: list[Load] = []
+        self.before: set[str] = set()  # the files of an empty host, for tests that compare
 
     @classmethod
     @contextmanager

@@ -57,6 +57,10 @@ class SystemdService:
             raise AgentError(f"{UNIT} did not start: {self._last_words() or error.message}") from error
 
     def _last_words(self) -> str:
+        """What the agent has told systemd, or else the log."""
+        told = self._property("StatusText")
+        if told:
+            return told
         command = ["journalctl", "--unit", UNIT, "--lines", str(_LOG_LINES), "--output", "cat", "--no-pager", "--quiet"]
         try:
             answer = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)

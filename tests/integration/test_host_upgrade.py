@@ -1,0 +1,206 @@
+"""One version takes over from another on a host of one's own, under systemd and without, while a tenant computes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import cgpu
+from bench.load import Load
+from bench.machine import compile_client
+from cgpu.sim.machine import SimMachine
+from cgpu.sim.status import MachineStatus
+from tests.integration.own_host import MACHINE, SYSTEMD, OwnHost, another_version, eventually, needed
+
+pytestmark = [pytest.mark.timing, pytest.mark.timeout(300)]
+
+LATER = "99.0.0"
+KERNEL_NS = 10_000_000
+BUSY = 0.9  # of the card's time, by one tenant that always has work; as without an agent
+PAUSE_S = 0.5  # between two looks at the card in which it must have worked
+LOOK_S = 0.05
+BROKEN = {"agent/main.py": ("    agent.run(tell_ready)\n", '    raise StateError("a planted mistake")\n')}
+FOREIGN = {"region/layout.py": ("CGPU_REGION_MAJOR: Final = 1", "CGPU_REGION_MAJOR: Final = 2")}
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_client("load", tmp_path_factory.mktemp("clients"))
+
+
+@pytest.fixture(params=["systemd", "by hand"])
+def host(request: pytest.FixtureRequest) -> Iterator[OwnHost]:
+    """A host with this version installed, and its agent."""
+    systemd = request.param == "systemd"
+    needed("unshare", "nsenter", "pgrep", *([SYSTEMD, "systemctl"] if systemd else []))
+    with OwnHost.temporary(systemd=systemd) as host:
+        host.before = host.files()
+        said = host.cgpu("install")
+        if systemd:
+            assert "start cgpu-agent.service" in said
+        else:
+            assert "systemd does not run here" in said
+            host.run("sh", "-c", "/opt/cgpu/current/bin/cgpu agent >/run/log 2>&1 &")
+            eventually(lambda: host.agent() is not None)
+        yield host
+
+
+class Computing:
+    """What the card did for a tenant while something else happened."""
+
+    def __init__(self, machine: SimMachine) -> None:
+        self._machine = machine
+        self._looks: list[tuple[int, int]] = []  # time and busy time, ns
+        self._end = threading.Event()
+
+    def _look(self) -> None:
+        while not self._end.wait(LOOK_S):
+            status: MachineStatus = self._machine.status()
+            self._looks.append((status.time_ns, status.cards[0].busy_ns))
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        thread = threading.Thread(target=self._look)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._end.set()
+            thread.join()
+
+    @property
+    def busy(self) -> float:
+        """Of the whole time."""
+        (start, before), (end, after) = self._looks[0], self._looks[-1]
+        return (after - before) / (end - start)
+
+    @property
+    def longest_pause_s(self) -> float:
+        """The longest time without any work."""
+        longest, (since, busy) = 0, self._looks[0]
+        for now, worked in self._looks:
+            if worked > busy:
+                since, busy = now, worked
+            longest = max(longest, now - since)
+        return longest / 1e9
+
+
+def busy_tenant(host: OwnHost, program: Path) -> Load:
+    load = host.tenant(program)
+    load.run("plain", KERNEL_NS, 0)
+    return load
+
+
+def end(host: OwnHost, load: Load) -> None:
+    """Nothing failed in it, and it goes in order."""
+    load.end()
+    assert load.launches() > 0
+    load.close()
+    eventually(lambda: host.json("ps") == [])
+
+
+def place(host: OwnHost, change: dict[str, tuple[str, str]] | None = None) -> str:
+    """Another version's source, on the host."""
+    another_version(host.root / "run/later", LATER, change)
+    return "/run/later"
+
+
+def upgraded(host: OwnHost, source: str, code: int = 0) -> str:
+    return host.cgpu("upgrade", source=source, code=code)
+
+
+def test_a_tenant_computes_through_an_upgrade_and_nothing_is_left_in_the_end(host: OwnHost, program: Path):
+    source = place(host)
+    load = busy_tenant(host, program)
+    tenants = host.json("ps")
+    libraries = {path.name: path.stat().st_ino for path in (host.root / "run/cgpu").rglob("lib/*")}
+    (pid,) = host.pids("load")
+    old = host.agent()
+    assert old is not None
+    computing = Computing(SimMachine(host.root / MACHINE.lstrip("/")))
+    with computing.watched():
+        said = upgraded(host, source)
+    new = host.agent()
+    assert new is not None
+    assert (old["version"], new["version"]) == (cgpu.__version__, LATER)
+    assert new["pid"] != old["pid"]
+    assert "1 tenants as before" in said
+    assert "kept for the tenants that run" in said
+    assert [row["id"] for row in host.json("ps")] == [row["id"] for row in tenants]
+    assert host.pids("load") == [pid]
+    assert computing.busy >= BUSY
+    assert computing.longest_pause_s < PAUSE_S
+
+    # Its library is the one that it began with, though the new version has another; a new tenant gets that one.
+    assert {path.name: path.stat().st_ino for path in (host.root / "run/cgpu").rglob("lib/*")} == libraries
+    host.run("/usr/local/bin/cgpu", "run", "--memory", "1GiB", "--", "true")
+    assert len(list((host.root / "run/cgpu").rglob("lib/*"))) == len(libraries) + 1
+
+    assert "1 tenants run" in host.cgpu("uninstall", source=source, code=3)
+    end(host, load)
+    assert cgpu.__version__ in upgraded(host, source)  # removes the old version, which nobody needs any more
+    assert "nothing to do" in upgraded(host, source)
+    assert len(list((host.root / "opt/cgpu").iterdir())) == 2
+    host.cgpu("uninstall", "--purge", source=source)
+    assert host.agent() is None
+    assert host.files() == host.before
+
+
+def test_a_version_that_does_not_start_leaves_the_old_one_at_work(host: OwnHost, program: Path):
+    source = place(host, BROKEN)
+    load = busy_tenant(host, program)
+    before = host.files()
+    said = upgraded(host, source, code=4)
+    assert "a planted mistake" in said
+    assert "runs again" in said
+    agent = host.agent()
+    assert agent is not None
+    assert (agent["version"], agent["tenants"]) == (cgpu.__version__, 1)
+    assert (host.root / "opt/cgpu/current").readlink().name.startswith(f"{cgpu.__version__}-")
+    assert {name for name in host.files() - before if "/agent.log" not in name} == {
+        name for name in host.files() if name.startswith(f"/opt/cgpu/{LATER}-")
+    }
+    end(host, load)
+
+
+def test_a_version_with_another_layout_is_refused_before_anything_is_changed(host: OwnHost, program: Path):
+    source = place(host, FOREIGN)
+    load = busy_tenant(host, program)
+    before, agent = host.files(), host.agent()
+    said = upgraded(host, source, code=3)
+    assert "layout version 1" in said
+    assert "nothing was changed" in said
+    assert host.files() == before
+    assert host.agent() == agent
+    end(host, load)
+
+
+def test_with_force_a_tenant_runs_on_without_an_installation_until_its_end(host: OwnHost, program: Path):
+    load = busy_tenant(host, program)
+    assert "kept for them" in host.cgpu("uninstall", "--force")
+    assert host.agent() is None
+    assert not (host.root / "usr/local/bin/cgpu").is_symlink()
+    load.end()
+    assert load.launches() > 0
+    load.close()
+    eventually(lambda: not host.pids("load"))
+    host.cgpu("uninstall", "--purge")
+    assert host.files() == host.before
+
+
+def test_an_agent_that_is_killed_comes_back(host: OwnHost):
+    if not host.run("systemctl", "is-system-running").stdout.startswith("running"):
+        pytest.skip("nobody looks after an agent that was started by hand")
+    agent = host.agent()
+    assert agent is not None
+    host.run("kill", "-KILL", str(agent["pid"]))
+
+    def is_back() -> bool:
+        now = host.agent()
+        return now is not None and now["pid"] != agent["pid"]
+
+    eventually(is_back)
