@@ -16,7 +16,7 @@ from cgpu.sim.machine import SimMachine
 from cgpu.sim.status import MachineStatus
 from tests.integration.own_host import MACHINE, SYSTEMD, OwnHost, another_version, eventually, needed
 
-pytestmark = [pytest.mark.timing, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.timeout(300)
 
 LATER = "99.0.0"
 KERNEL_NS = 10_000_000
@@ -113,6 +113,7 @@ def upgraded(host: OwnHost, source: str, code: int = 0) -> str:
     return host.cgpu("upgrade", source=source, code=code)
 
 
+@pytest.mark.timing
 def test_a_tenant_computes_through_an_upgrade_and_nothing_is_left_in_the_end(host: OwnHost, program: Path):
     source = place(host)
     load = busy_tenant(host, program)
@@ -192,9 +193,8 @@ def test_with_force_a_tenant_runs_on_without_an_installation_until_its_end(host:
     assert host.files() == host.before
 
 
+@pytest.mark.parametrize("host", ["systemd"], indirect=True)
 def test_an_agent_that_is_killed_comes_back(host: OwnHost):
-    if not host.run("systemctl", "is-system-running").stdout.startswith("running"):
-        pytest.skip("nobody looks after an agent that was started by hand")
     agent = host.agent()
     assert agent is not None
     host.run("kill", "-KILL", str(agent["pid"]))
@@ -204,3 +204,21 @@ def test_an_agent_that_is_killed_comes_back(host: OwnHost):
         return now is not None and now["pid"] != agent["pid"]
 
     eventually(is_back)
+
+
+@pytest.mark.parametrize("host", ["systemd"], indirect=True)
+def test_an_upgrade_that_was_killed_is_finished_by_the_next(host: OwnHost, program: Path):
+    source = place(host)
+    load = busy_tenant(host, program)
+    environment = {**host.environment, "PYTHONPATH": source}
+    process = subprocess.Popen(host.inside(PYTHON, "-m", "cgpu", "upgrade"), env=environment)
+    link = host.root / "opt/cgpu/current"
+    eventually(lambda: link.readlink().name.startswith(LATER))
+    (pid,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(pid), signal.SIGKILL)
+    process.wait()
+    upgraded(host, source)
+    agent = host.agent()
+    assert agent is not None
+    assert (agent["version"], agent["tenants"]) == (LATER, 1)
+    end(host, load)

@@ -9,6 +9,7 @@ from cgpu.adapters.agent_client import AgentClient
 from cgpu.adapters.host import systemd
 from cgpu.adapters.host.layout import PROGRAMS, HostLayout
 from cgpu.adapters.host.leftovers import leftovers
+from cgpu.adapters.host.unit import is_ours
 from cgpu.adapters.host_files import Change, carry_out
 from cgpu.agent.living import living_tenants
 from cgpu.agent.locks import agent_has_ended
@@ -74,7 +75,8 @@ class Removal:
         notes += [f"broken until `cgpu runtime uninstall --engine {name}`: the runtime cgpu" for name in self._engines]
         if self._settings.account.exists():
             notes.append(f"kept: {self._settings.account}, the ledger of time; --purge removes it")
-        if self._layout.unit_now() is not None:
+        unit = self._layout.unit_now()
+        if unit is not None and not is_ours(unit):
             notes.append(f"kept: {self._layout.unit}, which is not from `cgpu install`")
         return notes
 
