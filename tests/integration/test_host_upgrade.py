@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,14 +17,14 @@ from bench.load import Load
 from bench.machine import compile_client
 from cgpu.sim.machine import SimMachine
 from cgpu.sim.status import MachineStatus
-from tests.integration.own_host import MACHINE, SYSTEMD, OwnHost, another_version, eventually, needed
+from tests.integration.own_host import MACHINE, PYTHON, SYSTEMD, OwnHost, another_version, eventually, needed
 
 pytestmark = pytest.mark.timeout(300)
 
 LATER = "99.0.0"
 KERNEL_NS = 10_000_000
 BUSY = 0.9  # of the card's time, by one tenant that always has work; as without an agent
-PAUSE_S = 0.5  # between two looks at the card in which it must have worked
+PAUSE_S = 0.2  # for less it may be idle between two looks at the card
 LOOK_S = 0.05
 BROKEN = {"agent/main.py": ("    agent.run(tell_ready)\n", '    raise StateError("a planted mistake")\n')}
 FOREIGN = {"region/layout.py": ("CGPU_REGION_MAJOR: Final = 1", "CGPU_REGION_MAJOR: Final = 2")}
@@ -80,13 +83,9 @@ class Computing:
 
     @property
     def longest_pause_s(self) -> float:
-        """The longest time without any work."""
-        longest, (since, busy) = 0, self._looks[0]
-        for now, worked in self._looks:
-            if worked > busy:
-                since, busy = now, worked
-            longest = max(longest, now - since)
-        return longest / 1e9
+        """The longest time without work between two looks."""
+        pairs = zip(self._looks, self._looks[1:], strict=False)
+        return max((now - then) - (worked - before) for (then, before), (now, worked) in pairs) / 1e9
 
 
 def busy_tenant(host: OwnHost, program: Path) -> Load:
