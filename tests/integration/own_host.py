@@ -25,6 +25,8 @@ import pytest
 
 import cgpu
 from bench.load import Load
+from tests.e2e.bundle import config
+from tests.e2e.wanted import Volume, Wanted
 
 SECONDS: Final = 120.0
 SYSTEMD: Final = "/lib/systemd/systemd"
@@ -177,7 +179,7 @@ class OwnHost:
     def inside(self, *command: str) -> list[str]:
         """The command that runs a command on the host."""
         target = f"--target={self._first}"
-        return ["nsenter", target, "--mount", "--pid", "--cgroup", "--ipc", "--uts", "--root", "--wd=/", *command]
+        return ["nsenter", target, "--mount", "--pid", "--cgroup", "--ipc", "--uts", "--root", "--wd", *command]
 
     def run(self, *command: str, source: str = str(_SOURCE)) -> subprocess.CompletedProcess[str]:
         """Run a command to its end; ``source``: folder, on the host, of the cgpu that Python is to find."""
@@ -212,6 +214,25 @@ class OwnHost:
             shutil.copy(program, place)
         run = (PYTHON, "-m", "cgpu", "run", "--memory", "1GiB", "--name", "load", "--", "/run/load")
         load = Load(self.inside(*run), self.environment)
+        self._loads.append(load)
+        load.wait_ready()
+        return load
+
+    def container(self, program: Path, name: str) -> Load:
+        """The same client in a container of runc below the runtime that is installed for Docker."""
+        bundle = self.root / "run" / name
+        rootfs = bundle / "rootfs"
+        rootfs.mkdir(parents=True)
+        for folder in ("etc", "usr", "run"):
+            (rootfs / folder).mkdir()
+        for link in ("bin", "lib", "lib64"):
+            (rootfs / link).symlink_to(f"usr/{link}")
+        shutil.copy(program, rootfs / "load")
+        wanted = Wanted(("/load",), {"CGPU_MEMORY": "1GiB", "CGPU_NAME": name}, volumes=(Volume(Path("/usr"), "/usr"),))
+        configuration = config(name, Path(f"/run/{name}/rootfs"), wanted, cgroup_namespace=True)
+        (bundle / "config.json").write_text(json.dumps(configuration))
+        runtime = "/usr/local/lib/cgpu/docker/cgpu-runtime"
+        load = Load(self.inside(runtime, "run", "--bundle", f"/run/{name}", name), self.environment)
         self._loads.append(load)
         load.wait_ready()
         return load

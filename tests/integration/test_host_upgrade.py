@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -148,6 +149,41 @@ def test_a_tenant_computes_through_an_upgrade_and_nothing_is_left_in_the_end(hos
     host.cgpu("uninstall", "--purge", source=source)
     assert host.agent() is None
     assert host.files() == host.before
+
+
+@pytest.mark.timing
+@pytest.mark.parametrize("host", ["systemd"], indirect=True)
+def test_a_container_computes_through_an_upgrade(host: OwnHost, program: Path):
+    needed("runc")
+    source = place(host)
+    installed = ("/usr/local/bin/cgpu", "runtime")
+    install = host.run(*installed, "install", "--engine", "docker", "--real-runtime", shutil.which("runc") or "")
+    assert install.returncode == 0, install.stdout
+    load = host.container(program, "one")
+    load.run("plain", KERNEL_NS, 0)
+    (pid,) = host.pids("load")
+    computing = Computing(SimMachine(host.root / MACHINE.lstrip("/")))
+    with computing.watched():
+        upgraded(host, source)
+    assert host.pids("load") == [pid]
+    assert computing.busy >= BUSY
+    assert computing.longest_pause_s < PAUSE_S
+    other = host.container(program, "two")  # made by the new version, with its shim
+    shims = {path: shim_of(host, path) for path in host.pids("load")}
+    assert len(set(shims.values())) == len(shims) == 2
+    other.close()
+    end(host, load)
+    assert "cgpu runtime uninstall --engine docker" in host.cgpu("uninstall", source=source, code=3)
+    host.run(*installed, "uninstall", "--engine", "docker")
+    host.cgpu("uninstall", "--purge", source=source)
+    assert host.files() == host.before
+
+
+def shim_of(host: OwnHost, pid: int) -> str:
+    """The library of ours that a process has loaded."""
+    maps = (host.root / "proc" / str(pid) / "maps").read_text()
+    (shim,) = {line.split()[-1] for line in maps.splitlines() if "/libcgpu-" in line}
+    return shim
 
 
 def test_a_version_that_does_not_start_leaves_the_old_one_at_work(host: OwnHost, program: Path):
