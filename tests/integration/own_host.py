@@ -78,8 +78,11 @@ for target in sysinit basic shutdown multi-user bare; do
   printf '[Unit]\\nDefaultDependencies=no\\n' >{UNITS}/$target.target
 done
 exec </dev/null
+mkdir /sys/fs/cgroup/session
 touch /run/ready
 """
+# What is run on the host is in a cgroup of it too, as behind a login; nsenter changes the view alone.
+_LOG_IN: Final = ("sh", "-euc", 'echo $$ >/sys/fs/cgroup/session/cgroup.procs; exec "$@"', "own-host")
 _FIRST: Final = {
     False: "trap '' CHLD; exec sleep infinity",  # children of nobody do not stay zombies
     True: f"exec env --ignore-environment container=test SYSTEMD_UNIT_PATH={UNITS} SYSTEMD_GENERATOR_PATH=/run/none"
@@ -179,7 +182,19 @@ class OwnHost:
     def inside(self, *command: str) -> list[str]:
         """The command that runs a command on the host."""
         target = f"--target={self._first}"
-        return ["nsenter", target, "--mount", "--pid", "--cgroup", "--ipc", "--uts", "--root", "--wd", *command]
+        return [
+            "nsenter",
+            target,
+            "--mount",
+            "--pid",
+            "--cgroup",
+            "--ipc",
+            "--uts",
+            "--root",
+            "--wd",
+            *_LOG_IN,
+            *command,
+        ]
 
     def run(self, *command: str, source: str = str(_SOURCE)) -> subprocess.CompletedProcess[str]:
         """Run a command to its end; ``source``: folder, on the host, of the cgpu that Python is to find."""

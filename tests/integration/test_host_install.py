@@ -89,6 +89,10 @@ def test_the_installed_program_runs_by_itself(root: Path):
     installed = root / "opt/cgpu/current/bin/cgpu"
     version = subprocess.run([installed, "--version"], text=True, capture_output=True, env={"PATH": os.environ["PATH"]})
     assert version.stdout == cgpu("--version")
+    # Nor does what starts its Python through the link follow that link later on.
+    python = [str(installed.with_name("python")), "-I", "-c", "import cgpu; print(cgpu.__file__)"]
+    found = subprocess.run(python, text=True, capture_output=True).stdout
+    assert found.startswith(f"{installed.resolve().parents[1]}/lib")
     # It is that version itself: there is nothing to place, and no other name for it.
     again = subprocess.run([installed, "install", "--root", root], text=True, capture_output=True)
     assert again.stdout.startswith("nothing to do"), again.stdout + again.stderr

@@ -119,6 +119,7 @@ def test_a_tenant_computes_through_an_upgrade_and_nothing_is_left_in_the_end(hos
     load = busy_tenant(host, program)
     tenants = host.json("ps")
     libraries = {path.name: path.stat().st_ino for path in (host.root / "run/cgpu").rglob("lib/*")}
+    assert "/cgpu-" in tenants[0]["cgroup"]  # a leaf of its own, which the agent has made
     (pid,) = host.pids("load")
     old = host.agent()
     assert old is not None
@@ -239,6 +240,18 @@ def test_an_agent_that_is_killed_comes_back(host: OwnHost):
         return now is not None and now["pid"] != agent["pid"]
 
     eventually(is_back)
+
+
+@pytest.mark.parametrize("host", ["systemd"], indirect=True)
+def test_an_agent_that_systemd_did_not_start_is_left_alone(host: OwnHost):
+    host.run("systemctl", "stop", "cgpu-agent")
+    assert host.agent() is None
+    source = place(host)
+    assert "no agent runs, so none was restarted" in upgraded(host, source)  # somebody has stopped it
+    host.run("sh", "-c", "/usr/local/bin/cgpu agent >/run/log 2>&1 &")
+    eventually(lambda: host.agent() is not None)
+    for verb in ("install", "upgrade"):
+        assert "an agent that systemd did not start runs here" in host.cgpu(verb, source=source, code=3)
 
 
 @pytest.mark.parametrize("host", ["systemd"], indirect=True)

@@ -15,6 +15,8 @@ from cgpu.errors import StateError
 UNFINISHED: Final = "cgpu-new"
 """How the names of files end that are being written: never .json, .conf or .toml, so nobody reads them."""
 
+_FOLDER_MODE: Final = 0o755  # whatever the umask: a program is for everybody
+
 
 @dataclass(frozen=True, slots=True)
 class Write:
@@ -97,7 +99,9 @@ class PlaceTree:
         """Make it beside its place and rename it; one that is damaged goes."""
         import compileall
 
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.path.parent.is_dir():
+            self.path.parent.mkdir(parents=True)
+            self.path.parent.chmod(_FOLDER_MODE)
         new, old = (self.path.with_name(f".{self.path.name}.{os.getpid()}.{part}{UNFINISHED}") for part in ("", "old-"))
         Remove(new, tree=True).do()
         for file in self.files:
@@ -105,6 +109,7 @@ class PlaceTree:
         # Its own user may not be able to write there later, and would then compile at every start.
         compileall.compile_dir(new, maxlevels=99, quiet=2, stripdir=str(new), prependdir=str(self.path))
         for folder, _, _ in os.walk(new):
+            Path(folder).chmod(_FOLDER_MODE)
             _sync_folder(Path(folder))
         if self.path.is_dir():
             self.path.rename(old)

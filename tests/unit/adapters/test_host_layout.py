@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import sys
 import tomllib
 from pathlib import Path, PurePosixPath
@@ -202,6 +203,17 @@ def test_a_tree_that_cannot_be_finished_is_not_there(tmp_path: Path):
     with pytest.raises(FileExistsError):
         PlaceTree(tmp_path / "tree", twice).do()
     assert not (tmp_path / "tree").exists()
+
+
+def test_a_program_is_for_everybody_whatever_the_umask(tmp_path: Path):
+    before = os.umask(0o077)
+    try:
+        install(HostLayout(tmp_path))
+    finally:
+        os.umask(before)
+    folders = [tmp_path / "opt/cgpu", *(tmp_path / "opt/cgpu").rglob("bin")]
+    assert {stat.S_IMODE(folder.stat().st_mode) for folder in folders} == {0o755}
+    assert stat.S_IMODE((tmp_path / "opt/cgpu/current/bin/x").stat().st_mode) == 0o755
 
 
 def test_left_overs_are_the_agents_own(tmp_path: Path):

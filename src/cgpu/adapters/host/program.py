@@ -37,6 +37,9 @@ _LAUNCHER: Final = """\
 here=$(dirname "$(readlink -f "$0")")
 exec "$here/python" -I -m cgpu "$@"
 """
+# The same for those who start this Python through the link themselves, as cgpu-runtime does. A line that begins with
+# `import` is executed: https://docs.python.org/3/library/site.html
+_OWN_FOLDER: Final = "import os, sys; sys.path[:] = [os.path.realpath(path) for path in sys.path]\n"
 _HASH_DIGITS: Final = 12
 _COMPILED: Final = "__pycache__"
 
@@ -67,6 +70,7 @@ def running_program() -> Program:
         TreeFile(PurePosixPath("pyvenv.cfg"), config.encode()),
         TreeFile(PYTHON, link=str(python)),
         TreeFile(COMMAND, _LAUNCHER.encode(), 0o755),
+        TreeFile(packages / "cgpu-own-folder.pth", _OWN_FOLDER.encode()),
         *(_placed(packages / "cgpu" / path, source) for path, source in _package()),
     ]
     for name in NEEDED:
