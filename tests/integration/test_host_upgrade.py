@@ -130,7 +130,7 @@ def test_a_tenant_computes_through_an_upgrade_and_nothing_is_left_in_the_end(hos
     assert new is not None
     assert (old["version"], new["version"]) == (cgpu.__version__, LATER)
     assert new["pid"] != old["pid"]
-    assert "1 tenants as before" in said
+    assert "tenants as before: 1" in said
     assert "kept for the tenants that run" in said
     assert [row["id"] for row in host.json("ps")] == [row["id"] for row in tenants]
     assert host.pids("load") == [pid]
@@ -142,7 +142,7 @@ def test_a_tenant_computes_through_an_upgrade_and_nothing_is_left_in_the_end(hos
     host.run("/usr/local/bin/cgpu", "run", "--memory", "1GiB", "--", "true")
     assert len(list((host.root / "run/cgpu").rglob("lib/*"))) == len(libraries) + 1
 
-    assert "1 tenants run" in host.cgpu("uninstall", source=source, code=3)
+    assert "tenants run here (1): " in host.cgpu("uninstall", source=source, code=3)
     end(host, load)
     assert cgpu.__version__ in upgraded(host, source)  # removes the old version, which nobody needs any more
     assert "nothing to do" in upgraded(host, source)

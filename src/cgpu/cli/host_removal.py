@@ -42,7 +42,7 @@ class Removal:
         if tenants:
             names = ", ".join(tenants[:_NAMED]) + (", ..." if len(tenants) > _NAMED else "")
             raise RefusedError(
-                f"{len(tenants)} tenants run: {names}", "end them first, or leave them without an agent: --force"
+                f"tenants run here ({len(tenants)}): {names}", "end them first, or leave them without an agent: --force"
             )
         if engines:
             ways = "; ".join(f"cgpu runtime uninstall --engine {name}" for name in engines)
@@ -69,8 +69,8 @@ class Removal:
         notes = []
         if self._tenants:
             notes.append(
-                f"{len(self._tenants)} tenants run on; kept for them: {PROGRAMS}, {self._settings.tenants_dir} and the"
-                " libraries beside it; repeat this after their end"
+                f"tenants that run on: {len(self._tenants)}; kept for them: {PROGRAMS}, {self._settings.tenants_dir}"
+                " and the libraries beside it; repeat this after their end"
             )
         notes += [f"broken until `cgpu runtime uninstall --engine {name}`: the runtime cgpu" for name in self._engines]
         if self._settings.account.exists():

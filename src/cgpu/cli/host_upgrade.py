@@ -52,10 +52,10 @@ class Upgrade:
     def obsolete(self) -> list[Change]:
         """The versions that nobody needs any more. A tenant may load a library of the one that it began with."""
         others = self._layout.others(self._program.name)
-        if not others:
-            return []
+        if not others or not self._live:
+            return others
         tenants: Sequence[str] = tuple(self._seen.tenants) if self._seen else living_tenants(self._settings)
-        if self._live and tenants:
+        if tenants:
             names = ", ".join(change.path.name for change in others)
             self.notes.append(f"kept for the tenants that run: {names}; `cgpu upgrade` removes it once they have ended")
             return []
@@ -81,7 +81,7 @@ class Upgrade:
             ) from error
 
     def _compare(self) -> None:
-
+        """Raises AgentError where the agent that answers is not the new one, or lacks a tenant."""
         after = look(self._client)
         if after is None or not self._is_of_program(after):
             answer = "no agent" if after is None else f"an agent of version {after.version}, pid {after.pid},"
@@ -92,7 +92,7 @@ class Upgrade:
             raise AgentError("; ".join(faults), "see the new agent's log")
         version = f"{self._seen.version} (pid {self._seen.pid})" if self._seen else "none"
         self.notes.append(
-            f"agent: {version} -> {after.version} (pid {after.pid}), {len(after.tenants)} tenants as before"
+            f"agent: {version} -> {after.version} (pid {after.pid}), tenants as before: {len(after.tenants)}"
         )
         self._seen = after
 
@@ -122,7 +122,6 @@ class Upgrade:
         return ByHand(agent, CURRENT / COMMAND, lambda: agent_of(self._settings))
 
     def _refuse_obstacles(self) -> None:
-
         found = obstacles(self._settings)
         if found:
             names = "; ".join(f"{one.what}: {one.reason}" for one in found)
