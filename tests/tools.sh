@@ -1,6 +1,6 @@
 #!/bin/sh
 # What the tests need beside Python packages, installed where CI runs as root: a C compiler with the run-time
-# libraries of its sanitizers, busybox, and the container engines of Debian or Ubuntu. Go builds containerd.
+# libraries of its sanitizers, busybox, systemd, and the container engines of Debian or Ubuntu. Go builds containerd.
 #
 #   tests/tools.sh PYTHON    PYTHON: of the virtual environment, which gets Go where the machine has none
 #
@@ -14,8 +14,8 @@ absent() {
   return 1
 }
 
-if absent cc busybox docker dockerd podman runc crun conmon fusermount3 newuidmap ip; then
-  echo "installing gcc, busybox, docker, podman, runc, crun and fuse3"
+if absent cc busybox docker dockerd podman runc crun conmon fusermount3 newuidmap ip pgrep systemctl systemd-analyze; then
+  echo "installing gcc, busybox, docker, podman, runc, crun, fuse3 and systemd"
   # The tests start their own engines; none is to be started as a service.
   policy=/usr/sbin/policy-rc.d
   if [ ! -e $policy ]; then
@@ -25,7 +25,8 @@ if absent cc busybox docker dockerd podman runc crun conmon fusermount3 newuidma
   fi
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-    gcc libc6-dev busybox-static docker.io podman runc crun conmon fuse3 uidmap iproute2 iptables nftables >/dev/null
+    gcc libc6-dev busybox-static docker.io podman runc crun conmon fuse3 uidmap iproute2 iptables nftables \
+    procps systemd >/dev/null
 fi
 
 if absent go && [ ! -x "$(dirname "$1")/go" ]; then

@@ -7,12 +7,15 @@ import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from cgpu.errors import StateError
 
-_NEW: Final = "cgpu-new"  # never ends in .json, .conf or .toml: nobody reads a file that is being written
+UNFINISHED: Final = "cgpu-new"
+"""How the names of files end that are being written: never .json, .conf or .toml, so nobody reads them."""
+
+_FOLDER_MODE: Final = 0o755  # whatever the umask: a program is for everybody
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +55,83 @@ class Link:
         return self.path.is_symlink() and str(self.path.readlink()) == self.target
 
     def do(self) -> None:
-        """Make it, in the place of what has its name."""
+        """Make it, in the place of what has its name; at every instant one of the two is there."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.unlink(missing_ok=True)
-        self.path.symlink_to(self.target)
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.{UNFINISHED}")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(self.target)
+        temporary.replace(self.path)
+        _sync_folder(self.path.parent)
 
     def __str__(self) -> str:
         return f"link {self.path} to {self.target}"
+
+
+@dataclass(frozen=True, slots=True)
+class TreeFile:
+    """A file below a folder: bytes with a mode, or a link."""
+
+    path: PurePosixPath
+    content: bytes = b""
+    mode: int = 0o644
+    link: str = ""  # where it leads, if it is one
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether it is there, and is so."""
+        path = folder / self.path
+        if self.link:
+            return path.is_symlink() and str(path.readlink()) == self.link
+        return Write(path, self.content, self.mode).is_done()
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceTree:
+    """A folder with these files, and Python's compiled code for them. It is whole, or not there."""
+
+    path: Path
+    files: tuple[TreeFile, ...]
+
+    def is_done(self) -> bool:
+        """Whether every file is there and is so. Other files do not count."""
+        return all(file.is_in(self.path) for file in self.files)
+
+    def do(self) -> None:
+        """Make it beside its place and rename it; one that is damaged goes."""
+        import compileall
+
+        if not self.path.parent.is_dir():
+            self.path.parent.mkdir(parents=True)
+            self.path.parent.chmod(_FOLDER_MODE)
+        new, old = (self.path.with_name(f".{self.path.name}.{os.getpid()}.{part}{UNFINISHED}") for part in ("", "old-"))
+        Remove(new, tree=True).do()
+        for file in self.files:
+            _place(new, file)
+        # Its own user may not be able to write there later, and would then compile at every start.
+        compileall.compile_dir(new, maxlevels=99, quiet=2, stripdir=str(new), prependdir=str(self.path))
+        for folder, _, _ in os.walk(new):
+            Path(folder).chmod(_FOLDER_MODE)
+            _sync_folder(Path(folder))
+        if self.path.is_dir():
+            self.path.rename(old)
+        new.rename(self.path)
+        _sync_folder(self.path.parent)
+        Remove(old, tree=True).do()
+
+    def __str__(self) -> str:
+        return f"write {self.path} ({len(self.files)} files)"
+
+
+def _place(folder: Path, file: TreeFile) -> None:
+    path = folder / file.path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if file.link:
+        path.symlink_to(file.link)
+        return
+    with path.open("xb") as target:
+        target.write(file.content)
+        os.fchmod(target.fileno(), file.mode)
+        target.flush()
+        os.fsync(target.fileno())
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +175,7 @@ class RemoveIfEmpty:
         return f"remove {self.path} if it is empty"
 
 
-Change = Write | Link | Remove | RemoveIfEmpty
+Change = Write | Link | PlaceTree | Remove | RemoveIfEmpty
 
 
 def carry_out(changes: Iterable[Change], *, dry_run: bool) -> tuple[str, ...]:
@@ -129,7 +202,7 @@ def replace_file(path: Path, content: bytes, mode: int | None = None, *, durable
     A program that runs from it goes on with the old content. Owner and, where ``mode`` is None, mode
     stay those of the file that was there; a new one gets 0644.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{_NEW}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{UNFINISHED}")
     before = path.stat() if path.exists() else None
     if mode is None:
         mode = 0o644 if before is None else before.st_mode & 0o7777

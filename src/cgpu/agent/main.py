@@ -18,6 +18,7 @@ from cgpu.adapters.arbiter import NativeArbiter
 from cgpu.adapters.cgroup import CgroupTree
 from cgpu.adapters.checkpoint import CheckpointStore
 from cgpu.adapters.context_probe import measure_context
+from cgpu.adapters.notify import READY, STOPPING, notify
 from cgpu.adapters.nvml import NvmlNode
 from cgpu.adapters.process import ProcessTable, ProcessWatch
 from cgpu.agent.api import Api
@@ -101,6 +102,7 @@ class Agent:
         try:
             self._loop()
         finally:
+            notify(STOPPING)
             self._server.withdraw()
             self._server.shutdown()
             self._server.server_close()
@@ -144,7 +146,12 @@ def run_agent(settings: Settings, *, private: bool = False, ready: Callable[[], 
         settings.agent_socket,
         " (simulated)" if settings.sim_state else "",
     )
-    agent.run(ready)
+
+    def tell_ready() -> None:
+        notify(READY, f"STATUS=serving {len(node.gpus())} GPUs, {len(agent.state.records())} tenants taken over")
+        ready()
+
+    agent.run(tell_ready)
     node.close()
 
 

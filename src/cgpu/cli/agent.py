@@ -7,8 +7,9 @@ import json
 import logging
 import os
 
+from cgpu.adapters.notify import notify
+from cgpu.cli.detached_agent import READY
 from cgpu.cli.parsers import Subparsers, add_verb
-from cgpu.cli.private_agent import READY
 from cgpu.errors import CgpuError
 from cgpu.settings import Settings
 
@@ -40,6 +41,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     try:
         run_agent(settings, private=options.private, ready=lambda: _tell(options.ready_fd, READY))
     except CgpuError as error:
+        notify(f"STATUS={error.message} [{error.public_code}]")
         _tell(options.ready_fd, json.dumps({"code": error.code, "message": error.message, "remedy": error.remedy}))
         raise
     return 0

@@ -17,6 +17,7 @@ from cgpu.cli import (
     doctor,
     explain,
     info,
+    install,
     policy,
     ps,
     run,
@@ -26,6 +27,8 @@ from cgpu.cli import (
     smi,
     top,
     tree,
+    uninstall,
+    upgrade,
 )
 from cgpu.cli.watch import discard_output
 from cgpu.errors import CgpuError, UsageError
@@ -44,6 +47,9 @@ _VERBS: Final = (
     compat,
     explain,
     agent,
+    install,
+    upgrade,
+    uninstall,
     runtime,
     cdi,
     tree,

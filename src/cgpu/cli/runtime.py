@@ -66,10 +66,11 @@ def installation_of(engine: str, *, config: Path | None = None, folder: Path | N
 def settings_for(real_runtime: Path, settings: Settings) -> RuntimeSettings:
     """What the runtime has to know of this installation and its agent."""
     from cgpu.adapters.engines.installation import RuntimeSettings
+    from cgpu.adapters.host.layout import stable_python
 
     return RuntimeSettings(
         runtime=real_runtime,
-        python=Path(sys.executable),
+        python=stable_python(Path(sys.executable)),
         socket=settings.agent_socket,
         tenants=settings.tenants_dir,
         sim_state=settings.sim_state,

@@ -118,6 +118,20 @@ class UsageSnapshot:
     slots: tuple[Slot, ...]
 
 
+def region_major(folder: Path) -> int | None:
+    """The layout's major version of a region, whichever it is; None where there is no region."""
+    try:
+        descriptor = os.open(folder / GRANTS, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            data = os.pread(descriptor, ctypes.sizeof(layout.GrantsHeader), 0)
+        finally:
+            os.close(descriptor)
+        header = layout.GrantsHeader.from_buffer_copy(data)
+    except (OSError, ValueError):
+        return None
+    return int(header.major) if header.magic == layout.CGPU_GRANTS_MAGIC else None
+
+
 class RegionReader:
     """Reads one tenant's folder. Holds no lock and no mapping; close it to release its files."""
 
