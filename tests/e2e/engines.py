@@ -269,6 +269,16 @@ class Runc:
     def start(self, name: str, wanted: Wanted) -> Result:
         return self._runtime("run", "--detach", "--bundle", str(self.bundle(name, wanted)), name)
 
+    def create(self, name: str, wanted: Wanted) -> Process:
+        """Begin to create a container, and leave the runtime to it."""
+        bundle = self.bundle(name, wanted)
+        return self.host.start(*self._command("create", "--bundle", str(bundle), name), log=bundle / "log")
+
+    def is_there(self, name: str) -> bool:
+        """Whether the runtime knows a container of that name that has a process."""
+        result = self._runtime("state", name)
+        return result.returncode == 0 and json.loads(result.stdout)["status"] != "stopped"
+
     def execute(self, name: str, *command: str) -> Result:
         return self._runtime("exec", name, *command)
 
@@ -282,5 +292,7 @@ class Runc:
         return self._runtime("delete", "--force", name)
 
     def _runtime(self, *arguments: str) -> Result:
-        root = self.host.folder / "runc"
-        return self.host.run(self.runtime, f"--root={root}", *arguments, env=_BASE_ENVIRONMENT)
+        return self.host.run(*self._command(*arguments), env=_BASE_ENVIRONMENT)
+
+    def _command(self, *arguments: str) -> tuple[str, ...]:
+        return (self.runtime, f"--root={self.host.folder / 'runc'}", *arguments)
