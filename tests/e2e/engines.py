@@ -53,6 +53,8 @@ def options(wanted: Wanted, annotation: str) -> list[str]:
         found += ["--volume", f"{volume.source}:{volume.destination}{'' if volume.writable else ':ro'}"]
     for name, value in wanted.annotations.items():
         found += [annotation, f"{name}={value}"]
+    if wanted.memory_bytes is not None:
+        found.append(f"--memory={wanted.memory_bytes}")
     return found
 
 
@@ -75,8 +77,12 @@ class _DockersCommands(_RunsOrDetaches):
     def execute(self, name: str, *command: str) -> Result:
         return self._command("exec", name, *command)
 
+    def inspect(self, name: str, what: str) -> str:
+        """What the engine tells of a container, in its own words for it."""
+        return self._command("inspect", f"--format={what}", name).stdout.strip()
+
     def pid(self, name: str) -> int:
-        return int(self._command("inspect", "--format={{.State.Pid}}", name).stdout)
+        return int(self.inspect(name, "{{.State.Pid}}"))
 
     def kill(self, name: str) -> Result:
         return self._command("kill", name)
@@ -130,7 +136,7 @@ class Docker(_DockersCommands):
 
     def container_id(self, name: str) -> str:
         """The whole id of a container."""
-        return self._command("inspect", "--format={{.Id}}", name).stdout.strip()
+        return self.inspect(name, "{{.Id}}")
 
     def remove(self, name: str) -> Result:
         return self._command("rm", "--force", name)

@@ -28,3 +28,5 @@ class Wanted:
     volumes: tuple[Volume, ...] = ()
     user: int = 0
     annotations: Mapping[str, str] = field(default_factory=dict)
+    memory_bytes: int | None = None
+    """Of the host, at most; then the kernel kills a process."""
