@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol, Self
@@ -99,40 +100,80 @@ class Docker(_DockersCommands):
     runtime: str
     rootfs_tar: Path
     wrapped: bool = True
+    name: str = "docker"
+    live_restore: bool = True
+    """Whether containers go on without dockerd."""
+    own_containerd: bool = False
+    """Whether containerd is started beside dockerd, as systemd does it, and not by it."""
+    more: tuple[str, ...] = ()
+    """Further options of dockerd."""
     daemon: Process | None = None
+    containerd: Process | None = None
 
     @property
     def _folder(self) -> Path:
-        return self.host.folder / "docker"
+        return self.host.folder / self.name
 
     def __enter__(self) -> Self:
         self._folder.mkdir()
         runtimes = {RUNTIME: {"path": self.runtime}, "plain": {"path": program("runc")}}
         (self._folder / "daemon.json").write_text(json.dumps({"runtimes": runtimes}))
+        if self.own_containerd:
+            self.start_containerd()
         self.start_daemon()
         self._command("import", str(self.rootfs_tar), image.NAME).check_returncode()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop_daemon()
+        if self.containerd:
+            self.host.stop(self.containerd)
 
     def start_daemon(self) -> None:
         """Start dockerd and wait until it answers."""
         folder = self._folder
+        chosen = [f"--containerd={folder / 'containerd.sock'}"] if self.own_containerd else []
+        chosen += ["--live-restore"] if self.live_restore else []
         self.daemon = self.host.start(
             program("dockerd"), f"--data-root={folder / 'data'}", f"--exec-root={folder / 'exec'}",
             f"--host=unix://{folder / 's'}", f"--pidfile={folder / 'pid'}", f"--config-file={folder / 'daemon.json'}",
-            "--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs", "--live-restore",
+            "--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs", *chosen, *self.more,
             log=folder / "log", env=_BASE_ENVIRONMENT,
         )  # fmt: skip
         process = self.daemon
         eventually(lambda: process.poll() is not None or self._command("version").returncode == 0, "dockerd answers")
         assert process.poll() is None, (folder / "log").read_text()[-2000:]
 
+    def start_containerd(self) -> None:
+        """Start the containerd of one's own and wait until it listens."""
+        folder, socket = self._folder, self._folder / "containerd.sock"
+        socket.unlink(missing_ok=True)
+        (folder / "containerd.toml").write_text(
+            f'version = 2\nroot = "{folder}/containerd/root"\nstate = "{folder}/containerd/state"\n'
+            f'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\naddress = "{socket}"\n'
+        )
+        self.containerd = self.host.start(
+            program("containerd"), f"--config={folder / 'containerd.toml'}",
+            log=folder / "containerd.log", env=_BASE_ENVIRONMENT,
+        )  # fmt: skip
+        eventually(socket.exists, "containerd listens")
+
     def stop_daemon(self) -> None:
         """End dockerd, as an upgrade does; its containers go on."""
         assert self.daemon
         self.host.stop(self.daemon)
+
+    def kill_daemon(self) -> None:
+        """Kill dockerd; a containerd that it has started itself goes with it."""
+        assert self.daemon
+        self.host.signal(self.daemon, signal.SIGKILL)
+        self.daemon.wait()
+
+    def kill_containerd(self) -> None:
+        """Kill the containerd of one's own."""
+        assert self.containerd
+        self.host.signal(self.containerd, signal.SIGKILL)
+        self.containerd.wait()
 
     def container_id(self, name: str) -> str:
         """The whole id of a container."""

@@ -21,15 +21,15 @@ from typing import Final, Self
 
 SECONDS: Final = 60.0
 _STOP_S: Final = 20.0
-# The first process of the namespaces ignores the end of its children, so that none stays a zombie.
+# The first process of the namespaces ignores the end of its children, so that none stays a zombie: a dockerd takes a
+# zombie for the containerd that it waits for. (A shell's trap does not do it.)
 _PREPARE: Final = """
 set -e
 {cgroups}
 mount -t tmpfs tmpfs /run
 ip link set lo up
-trap '' CHLD
 echo ready
-exec cat
+exec env --ignore-signal=CHLD cat
 """
 _ONLY_V2: Final = "mount -t cgroup2 none /sys/fs/cgroup"
 _UNSHARE: Final = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
