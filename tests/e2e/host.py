@@ -32,6 +32,7 @@ echo ready
 exec env --ignore-signal=CHLD cat
 """
 _ONLY_V2: Final = "mount -t cgroup2 none /sys/fs/cgroup"
+_ONLY_V1: Final = "if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi"
 _UNSHARE: Final = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
 _CGROUPS: Final = ("docker", "libpod_parent", "cgpu-e2e", "default")
 
@@ -53,12 +54,12 @@ class Host:
 
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="cgpu-e2e-")))
     only_v2: bool = True
-    """Whether cgroup v2 alone is there; else what this machine has."""
+    """Whether cgroup v2 alone is there; else what this machine has of v1."""
     _holder: subprocess.Popen[str] | None = None
     _started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def __enter__(self) -> Self:
-        prepare = _PREPARE.format(cgroups=_ONLY_V2 if self.only_v2 else "")
+        prepare = _PREPARE.format(cgroups=_ONLY_V2 if self.only_v2 else _ONLY_V1)
         command = [*_UNSHARE, "--propagation", "private", "sh", "-c", prepare]
         self._holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._holder.stdout

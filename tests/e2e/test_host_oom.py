@@ -19,25 +19,6 @@ SCRIPT = "sleep 1000 | /client/quota hold & until [ -e /tmp/go ]; do sleep 0.05;
 GROWS = Wanted(("sh", "-c", SCRIPT), {"CGPU_MEMORY": "1GiB"}, memory_bytes=256 * MIB)
 
 
-@pytest.fixture(scope="module")
-def limiting_host() -> Iterator[Host]:
-    """A host whose cgroups can limit memory, of v2 if they can."""
-    with needed():
-        tools.root_with_namespaces()
-        for name in ("busybox", "ip", "runc", "docker", "dockerd"):
-            tools.program(name)
-        only_v2 = tools.memory_controller() == 2
-    with Host(only_v2=only_v2) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def limiting_node(limiting_host: Host) -> Iterator[Node]:
-    """cGPU there."""
-    with Node(limiting_host) as made:
-        yield made
-
-
 @pytest.fixture(scope="module", params=["docker", "runc"])
 def limiting_engine(request: pytest.FixtureRequest, limiting_host: Host, limiting_node: Node) -> Iterator[Engine]:
     """Engines that limit the host's memory there."""
