@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from cgpu.model.units import MIB
-from tests.e2e import image, tools
-from tests.e2e.conftest import SETTLE_S, needed
+from tests.e2e import image
+from tests.e2e.conftest import SETTLE_S
 from tests.e2e.engines import Docker, Engine, Runc
 from tests.e2e.host import Host, eventually
 from tests.e2e.node import Node
