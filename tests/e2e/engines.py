@@ -10,7 +10,7 @@ import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 from tests.e2e import image
 from tests.e2e.bundle import config
@@ -111,13 +111,14 @@ class Docker(_DockersCommands):
     containerd: Process | None = None
 
     @property
-    def _folder(self) -> Path:
+    def folder(self) -> Path:
+        """All that it has on the host."""
         return self.host.folder / self.name
 
     def __enter__(self) -> Self:
-        self._folder.mkdir()
+        self.folder.mkdir()
         runtimes = {RUNTIME: {"path": self.runtime}, "plain": {"path": program("runc")}}
-        (self._folder / "daemon.json").write_text(json.dumps({"runtimes": runtimes}))
+        (self.folder / "daemon.json").write_text(json.dumps({"runtimes": runtimes}))
         if self.own_containerd:
             self.start_containerd()
         self.start_daemon()
@@ -131,7 +132,7 @@ class Docker(_DockersCommands):
 
     def start_daemon(self) -> None:
         """Start dockerd and wait until it answers."""
-        folder = self._folder
+        folder = self.folder
         chosen = [f"--containerd={folder / 'containerd.sock'}"] if self.own_containerd else []
         chosen += ["--live-restore"] if self.live_restore else []
         self.daemon = self.host.start(
@@ -146,7 +147,7 @@ class Docker(_DockersCommands):
 
     def start_containerd(self) -> None:
         """Start the containerd of one's own and wait until it listens."""
-        folder, socket = self._folder, self._folder / "containerd.sock"
+        folder, socket = self.folder, self.folder / "containerd.sock"
         socket.unlink(missing_ok=True)
         (folder / "containerd.toml").write_text(
             f'version = 2\nroot = "{folder}/containerd/root"\nstate = "{folder}/containerd/state"\n'
@@ -190,7 +191,7 @@ class Docker(_DockersCommands):
         )  # fmt: skip
 
     def _command(self, *arguments: str) -> Result:
-        socket = f"--host=unix://{self._folder / 's'}"
+        socket = f"--host=unix://{self.folder / 's'}"
         return self.host.run(program("docker"), socket, *arguments, env=_BASE_ENVIRONMENT)
 
 
@@ -302,6 +303,10 @@ class Runc:
     """Whether each container gets a root file system of its own."""
     cgroup_namespace: bool = True
 
+    @property
+    def _root(self) -> Path:
+        return self.host.folder / "runc"
+
     def bundle(self, name: str, wanted: Wanted) -> Path:
         """Make a container's bundle; its folder."""
         folder = self.host.folder / "bundles" / name
@@ -326,11 +331,17 @@ class Runc:
         result = self._runtime("state", name)
         return result.returncode == 0 and json.loads(result.stdout)["status"] != "stopped"
 
+    def state(self, name: str, root: Path | None = None) -> dict[str, Any]:
+        """What the runtime tells of a container, perhaps an engine's, with a root folder of its own."""
+        result = self.host.run(self.runtime, f"--root={root or self._root}", "state", name, check=True)
+        found: dict[str, Any] = json.loads(result.stdout)
+        return found
+
     def execute(self, name: str, *command: str) -> Result:
         return self._runtime("exec", name, *command)
 
     def pid(self, name: str) -> int:
-        return int(json.loads(self._runtime("state", name).stdout)["pid"])
+        return int(self.state(name)["pid"])
 
     def kill(self, name: str) -> Result:
         return self._runtime("kill", name, "KILL")
@@ -342,4 +353,4 @@ class Runc:
         return self.host.run(*self._command(*arguments), env=_BASE_ENVIRONMENT)
 
     def _command(self, *arguments: str) -> tuple[str, ...]:
-        return (self.runtime, f"--root={self.host.folder / 'runc'}", *arguments)
+        return (self.runtime, f"--root={self._root}", *arguments)
