@@ -59,3 +59,10 @@ def config(name: str, rootfs: Path, wanted: Wanted, cgroup_namespace: bool) -> d
             "namespaces": [{"type": kind} for kind in kinds],
         },
     }
+
+
+def add_user_namespace(made: dict[str, Any], first_user: int) -> None:
+    """Give the configuration a user namespace whose root is that user of the host."""
+    made["linux"]["namespaces"].append({"type": "user"})
+    for kind in ("uidMappings", "gidMappings"):
+        made["linux"][kind] = [{"containerID": 0, "hostID": first_user, "size": 65536}]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
 from tests.e2e import image
-from tests.e2e.bundle import config
+from tests.e2e.bundle import add_user_namespace, config
 from tests.e2e.host import Host, Process, eventually
 from tests.e2e.tools import SEARCHED, program
 from tests.e2e.wanted import Result, Wanted
@@ -202,6 +202,8 @@ class Podman(_DockersCommands):
     host: Host
     runtime: str
     rootfs: Path
+    first_user: int = 0
+    """The host's user who is root in the containers; above 0 they have a user namespace."""
 
     def remove(self, name: str) -> Result:
         return self._command("rm", "--force", "--time=0", name)
@@ -210,6 +212,9 @@ class Podman(_DockersCommands):
         # As this root may not raise limits, the container's have to be ones it has; runc has no pids controller here.
         rootfs = image.copy(self.rootfs, self.host.folder / "podman" / "rootfs" / name)
         limits = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=512:512", "--pids-limit=-1"]
+        if self.first_user:
+            image.give(rootfs, self.first_user)
+            limits += [f"--{kind}map=0:{self.first_user}:65536" for kind in ("uid", "gid")]
         return self._command(
             "run", how, f"--name={name}", *limits, *options(wanted, "--annotation"),
             "--rootfs", str(rootfs), *wanted.command,
@@ -302,6 +307,8 @@ class Runc:
     copies: bool = True
     """Whether each container gets a root file system of its own."""
     cgroup_namespace: bool = True
+    first_user: int = 0
+    """As Podman's."""
 
     @property
     def _root(self) -> Path:
@@ -312,7 +319,11 @@ class Runc:
         folder = self.host.folder / "bundles" / name
         folder.mkdir(parents=True, exist_ok=True)
         rootfs = image.copy(self.rootfs, folder / "rootfs") if self.copies else self.rootfs
-        (folder / "config.json").write_text(json.dumps(config(name, rootfs, wanted, self.cgroup_namespace)))
+        made = config(name, rootfs, wanted, self.cgroup_namespace)
+        if self.first_user:
+            image.give(rootfs, self.first_user)
+            add_user_namespace(made, self.first_user)
+        (folder / "config.json").write_text(json.dumps(made))
         return folder
 
     def run(self, name: str, wanted: Wanted) -> Result:
