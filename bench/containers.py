@@ -1,9 +1,10 @@
 """Creates and destroys containers by the thousand, 20 at a time on one card, and looks for what is left.
 
-python -m bench.containers --runc 2000 --docker 200 --parallel 20
+python -m bench.containers --runc 2000 --docker 200 --parallel 20 --pass-through 100
 
 In each round as many containers as a card takes are started at once, one more has to be refused with the
-documented error, and all are destroyed at once. Runs as root on a simulated GPU, in namespaces of its own.
+documented error, and all are destroyed at once. The last is what cgpu-runtime costs containers that ask
+nothing of it. Runs as root on a simulated GPU, in namespaces of its own.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.machine import describe_machine
+from bench.pass_through import LIMIT_MS, PassThrough, pass_through
 from tests.e2e import image, tools
 from tests.e2e.engines import Docker, Engine, Runc
 from tests.e2e.host import Host, eventually
@@ -53,21 +55,41 @@ def main() -> int:
     parser.add_argument("--runc", type=int, default=2000, metavar="N", help="containers through cgpu-runtime and runc")
     parser.add_argument("--docker", type=int, default=200, metavar="N", help="containers through Docker")
     parser.add_argument("--parallel", type=int, default=TENANTS_MAX, metavar="N", help="at a time, at most 20")
+    parser.add_argument("--pass-through", type=int, default=100, metavar="N", help="pairs of lives without a share")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     options = parser.parse_args()
     try:
         tools.root_with_namespaces()
         with Host() as host, Node(host) as node:
+            cost = cost_of_passing(node, options.pass_through)
             figures = run(node, options.runc, options.docker, options.parallel)
     except tools.MissingToolError as error:
         print(f"bench.containers: {error}", file=sys.stderr)
         return 1
+    if cost:
+        print(
+            f"without a share: {cost.through_median:.1f} ms a life, {cost.direct_median:.1f} ms through runc alone; "
+            f"added {cost.added_median:.2f} ms ({cost.added_processor_median:.2f} ms of processor), {cost.pairs} pairs"
+        )
     for row in figures:
         report(row)
     if options.json:
-        document = {"machine": describe_machine("simulated T4"), "figures": [asdict(row) for row in figures]}
+        document = {
+            "machine": describe_machine("simulated T4"),
+            "figures": [asdict(row) for row in figures],
+            "pass_through": asdict(cost) if cost else None,
+        }
         options.json.write_text(json.dumps(document, indent=2) + "\n")
-    return 1 if any(row.faults for row in figures) else 0
+    slow = cost is not None and cost.added_median > LIMIT_MS
+    return 1 if slow or any(row.faults for row in figures) else 0
+
+
+def cost_of_passing(node: Node, pairs: int) -> PassThrough | None:
+    """What containers without a share pay; None for no pairs."""
+    if not pairs:
+        return None
+    rootfs = image.make_rootfs(node.host.folder / "image-passes")
+    return pass_through(node, Runc(node.host, node.runtime, rootfs, copies=False), pairs)
 
 
 def run(node: Node, runc: int, docker: int, parallel: int) -> list[Figures]:
