@@ -334,8 +334,11 @@ class Runc:
 
     def create(self, name: str, wanted: Wanted) -> Process:
         """Begin to create a container, and leave the runtime to it."""
-        bundle = self.bundle(name, wanted)
-        return self.host.start(*self._command("create", "--bundle", str(bundle), name), log=bundle / "log")
+        return self._begin("create", name, wanted)
+
+    def begin_run(self, name: str, wanted: Wanted) -> Process:
+        """Begin to run a container in the foreground, and leave the runtime to it."""
+        return self._begin("run", name, wanted)
 
     def is_there(self, name: str) -> bool:
         """Whether the runtime knows a container of that name that has a process."""
@@ -359,6 +362,10 @@ class Runc:
 
     def remove(self, name: str) -> Result:
         return self._runtime("delete", "--force", name)
+
+    def _begin(self, verb: str, name: str, wanted: Wanted) -> Process:
+        bundle = self.bundle(name, wanted)
+        return self.host.start(*self._command(verb, "--bundle", str(bundle), name), log=bundle / "log")
 
     def _runtime(self, *arguments: str) -> Result:
         return self.host.run(*self._command(*arguments), env=_BASE_ENVIRONMENT)

@@ -97,6 +97,12 @@ def test_the_limit_is_there_before_the_first_process_begins(limits: Limits, limi
         limited.remove("limited")
 
 
+def test_it_exits(limits: Limits, limited: Engine):
+    """A runtime in the foreground deletes its container and cgroup itself: nobody calls cgpu-runtime for that."""
+    result = limited.run("limited", Wanted(("/client/quota", "fill"), DRIVER))
+    assert result.returncode == 0, result.stderr
+
+
 def test_its_first_process_is_killed(limits: Limits, host: Host, limited_node: Node, limited: Engine):
     started(limited_node, limited)
     try:

@@ -48,6 +48,19 @@ def test_killed_at_any_moment_of_a_create_it_leaves_nothing(node: Node, host: Ho
     assert unfinished > KILLS / 4
 
 
+def test_killed_in_the_foreground_it_leaves_a_container_that_goes_on_and_ends(node: Node, host: Host, quick: Runc):
+    wanted = Wanted(("sh", "-c", "sleep 1000 | /client/quota hold"), {"CGPU_MEMORY": "1GiB"})
+    process = quick.begin_run("foreground", wanted)
+    eventually(lambda: quick.is_there("foreground") and node.used_bytes() > 0, "the container has memory of the card")
+    first = quick.pid("foreground")
+    host.signal(process, signal.SIGKILL)
+    process.wait()
+    assert len(node.tenants()) == 1
+    host.kill(first)
+    eventually(node.nothing_left, "nothing is left", GONE_S)
+    quick.remove("foreground")
+
+
 def create_seconds(runc: Runc) -> float:
     """How long a create takes, the median of a few."""
     lengths = []
