@@ -113,9 +113,13 @@ class NativeArbiter:
         self._library.cgpu_arbiter_counters(self._threads[gpu.uuid], ctypes.byref(counters))
         return {name: int(getattr(counters, name)) for name in _COUNTERS}
 
-    def reclaim(self, region: Path, slot: int) -> bool:
-        """Return what a dead process had charged; False while it is not dead after all."""
-        result = self._library.cgpu_arbiter_reclaim(bytes(region / "usage"), bytes(region / "locks"), slot)
+    def reclaim(self, region: Path, slot: int, opened: tuple[int, int]) -> bool:
+        """Return what a dead process had charged; False while it is not dead after all.
+
+        ``opened``: descriptors of the region's usage and locks files, whose names may be gone.
+        """
+        usage, locks = (f"/proc/self/fd/{descriptor}".encode() for descriptor in opened)
+        result = self._library.cgpu_arbiter_reclaim(usage, locks, slot)
         if result == -errno.EAGAIN:
             return False
         _check("reclaim", -result, region)

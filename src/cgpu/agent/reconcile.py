@@ -88,7 +88,7 @@ class Reconciler:
     def _compare(self, now_ns: int, watched: Watched) -> None:
         survey = self._state.survey()
         for key in survey.releasable:
-            self._state.arbiter.reclaim(self._state.region(key.tenant), key.slot)
+            self._state.reclaim(key.tenant, key.slot)
         for uuid, error in survey.failed.items():
             self._complain(f"GPU {uuid}", error)
         for gpu in self._state.gpus():

@@ -20,7 +20,7 @@ from typing import Final
 from cgpu.adapters.checkpoint import CheckpointStore
 from cgpu.agent.adoption import adopt, checkpointed, region_folders
 from cgpu.agent.attribution import ContextEstimate
-from cgpu.agent.containers import own_cgroup, process_of_container
+from cgpu.agent.containers import is_container, own_cgroup, process_of_container
 from cgpu.agent.documents import Limit, NodeDocument, ProcessRef, Record, encode
 from cgpu.agent.ledger import Ledger
 from cgpu.agent.limits import DriverLimits, wanted_limits
@@ -38,13 +38,14 @@ from cgpu.errors import (
     NoSuchTenantError,
     RefusedError,
     RegionError,
+    StateError,
     TenantExistsError,
 )
 from cgpu.model.admission import admit, fits_card, fits_time
 from cgpu.model.tenant import ComputeLayer, Gpu, GpuPolicy, Policy, Share, Tenant
 from cgpu.model.units import MIB
 from cgpu.region.reader import GRANTS, RegionReader
-from cgpu.region.writer import GrantsWriter, Owner, Row, create_region, remove_region
+from cgpu.region.writer import CONTAINER_FOLDER_MODE, GrantsWriter, Owner, Row, create_region, remove_region
 
 DEFAULT_CONTEXT_BYTES: Final = 512 * MIB  # until NVML has shown a context: on the safe side of 300 to 500 MiB
 
@@ -320,7 +321,28 @@ class NodeState:
             self._live = {}
             self._locks.release()
 
+    def reclaim(self, tenant_id: str, slot: int) -> None:
+        """Return what a dead process of the tenant had charged."""
+        self.arbiter.reclaim(self.region(tenant_id), slot, self._live[tenant_id].reader.descriptors())
+
     # ---- after a death ----
+
+    def write_again(self) -> None:
+        """Write what somebody has cleared under this agent, as far as it can be.
+
+        The regions' files live on where they are open and mounted; a container's folder has to be there for
+        cgpu-runtime to tell of its end. Raises AgentError when another agent has a card meanwhile, or StateError.
+        """
+        with self.lock:
+            for gpu in self._gpus.values():
+                self._locks.take_again(gpu)
+            self._commit()
+            try:
+                for record in self.records():
+                    if is_container(record.tenant):
+                        self.region(record.tenant.id).mkdir(parents=True, exist_ok=True, mode=CONTAINER_FOLDER_MODE)
+            except OSError as error:
+                raise StateError(f"{self._tenants_dir}: {error.strerror}", "it has to be writable") from error
 
     def recover(self) -> None:
         """Bring the world to the checkpoint, or, where there is none, take over the regions that are in use.
