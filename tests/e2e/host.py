@@ -119,6 +119,10 @@ class Host:
         mine = re.compile(f"/sys/fs/cgroup/([^/]+/)?({'|'.join(_CGROUPS)})(/|$)")  # v1 has a hierarchy per controller
         return sorted((path for path in self.cgroups() if mine.match(path)), reverse=True)
 
+    def child(self, process: Process) -> int:
+        """The pid, outside the namespaces, of a started command itself."""
+        return _child(process.pid)
+
     def signal(self, process: Process, number: signal.Signals) -> None:
         """Send a signal to a started command, not to the nsenter around it."""
         if process.poll() is None:
