@@ -171,7 +171,7 @@ def left(node: Node) -> set[str]:
     files = {str(path) for folder in (node.settings.runtime_dir, SHARED) for path in folder.rglob("*")}
     files = {path for path in files if not path.endswith(("-wal", "-shm", "-journal", ".new"))}  # SQLite's, and writes
     mounts = set(node.host.run("cat", "/proc/mounts").stdout.splitlines())
-    return files | mounts | {path for path in node.host.cgroups() if path.count("/") > 4}
+    return files | mounts | node.host.engines_cgroups()
 
 
 def of_agent(node: Node) -> tuple[int, int]:

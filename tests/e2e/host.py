@@ -115,6 +115,10 @@ class Host:
         found = self.run("find", "/sys/fs/cgroup", "-type", "d").stdout
         return set(found.splitlines())
 
+    def engines_cgroups(self) -> set[str]:
+        """Those below the places where these engines make them."""
+        return set(self._left_cgroups())
+
     def _left_cgroups(self) -> list[str]:
         mine = re.compile(f"/sys/fs/cgroup/([^/]+/)?({'|'.join(_CGROUPS)})(/|$)")  # v1 has a hierarchy per controller
         return sorted((path for path in self.cgroups() if mine.match(path)), reverse=True)

@@ -60,7 +60,9 @@ class Reconciler:
             self._guard("tenants", self._remove_ended)
             self._guard("limits", self._state.bring_limits)
             self._account(now_ns)
-            watched.tenants_left = len(self._state.records())
+            tenants = {record.tenant.id for record in self._state.records()}
+            self._busy = {key: busy for key, busy in self._busy.items() if key[0] in tenants}  # whoever removed them
+            watched.tenants_left = len(tenants)
         return watched
 
     def utilisation_percent(self, tenant_id: str, gpu_uuid: str) -> int:
@@ -143,4 +145,3 @@ class Reconciler:
         for record in self._state.records():
             if self._state.has_ended(record):
                 self._state.remove(record.tenant.id)
-                self._busy = {key: busy for key, busy in self._busy.items() if key[0] != record.tenant.id}
