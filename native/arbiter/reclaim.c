@@ -17,14 +17,15 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-/* 0: the slot is free now, and its charge returned. -EAGAIN: its owner lives. Otherwise a negative
+/* The paths may be those of open files, /proc/self/fd/N: a region's names may be gone.
+ * 0: the slot is free now, and its charge returned. -EAGAIN: its owner lives. Otherwise a negative
  * errno value: -EINVAL for a slot out of range or a file that is not of this version, -EIO when the file
  * shrank under the attempt. */
 EXPORT int cgpu_arbiter_reclaim(const char *usage_path, const char *locks_path, unsigned slot);
 
 /* The tenant's processes may write the file: nothing in it is trusted but its size, looked at first. */
 static int map_usage(const char *path, struct cgpu_usage **usage) {
-  int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+  int fd = open(path, O_RDWR | O_CLOEXEC);
   if (fd < 0) return -errno;
   struct stat status;
   void *memory = MAP_FAILED;
@@ -45,7 +46,7 @@ static int reclaim(const char *usage_path, const char *locks_path, unsigned slot
   struct cgpu_usage *usage = NULL;
   int result = map_usage(usage_path, &usage);
   if (result) return result;
-  int locks = open(locks_path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
+  int locks = open(locks_path, O_RDWR | O_CLOEXEC);
   struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = slot, .l_len = 1};
   if (locks < 0 || fcntl(locks, F_OFD_SETLK, &lock) != 0) {
     result = errno == EACCES && locks >= 0 ? -EAGAIN : -errno;

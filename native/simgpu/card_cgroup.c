@@ -4,10 +4,12 @@
  * A cgroup is known by its path and, where its folder can be seen, by the inode of that folder, which
  * is the same in every cgroup namespace: a container sees itself at "/", its host at "/docker/abc".
  */
+#include <linux/magic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 
 #include "card_internal.h"
 
@@ -52,6 +54,27 @@ void sg_membership_of_self(struct sg_membership *membership) {
   name_membership(membership, path, unified);
 }
 
+/* Whether this process sees the hierarchy from its root. In a cgroup namespace a path says too little. */
+static bool sees_all(void) {
+  struct statfs system;
+  struct stat status;
+  return statfs(MOUNT, &system) == 0 && system.f_type == CGROUP2_SUPER_MAGIC && stat(MOUNT, &status) == 0 &&
+         status.st_ino == 1;
+}
+
+/* The limits of a cgroup go with it, as the kernel's do. */
+static void drop_gone(void) {
+  if (!sees_all()) return;
+  for (uint32_t i = 1; i < sg_state->cgroup_end; i++) {
+    struct sg_cgroup *cgroup = cgroup_at(i);
+    if (!cgroup->inode || !cgroup->path[1] || cgroup->processes || inode_of(cgroup->path) == cgroup->inode) continue;
+    for (int card = 0; card < SG_MAX_CARDS; card++) {
+      if (cgroup->card[card].hard_bytes) SG_SET(cgroup->card[card].hard_bytes, 0);
+      if (cgroup->card[card].soft_bytes) SG_SET(cgroup->card[card].soft_bytes, 0);
+    }
+  }
+}
+
 static uint32_t find(const struct sg_membership *membership) {
   for (uint32_t i = 1; i < sg_state->cgroup_end; i++) {
     const struct sg_cgroup *cgroup = cgroup_at(i);
@@ -65,6 +88,7 @@ static uint32_t find(const struct sg_membership *membership) {
 static uint32_t spare(void) {
   uint32_t best = 0, end = (uint32_t)sg_state->cgroup_end;
   if (end < SG_MAX_CGROUPS) return end ? end : 1;
+  drop_gone();
   for (uint32_t i = 1; i < sg_state->cgroup_end; i++) {
     const struct sg_cgroup *cgroup = cgroup_at(i);
     bool wanted = cgroup->processes != 0;
@@ -90,7 +114,7 @@ uint32_t sg_cgroup_intern(const struct sg_membership *membership) {
     sg_set_bytes(cgroup->path, membership->path, sizeof cgroup->path);
   }
   /* The name from outside a cgroup namespace says more than the one from inside. */
-  if (strcmp(cgroup->path, "/") == 0) sg_set_bytes(cgroup->path, membership->path, sizeof cgroup->path);
+  if (strlen(membership->path) > strlen(cgroup->path)) sg_set_bytes(cgroup->path, membership->path, sizeof cgroup->path);
   if (!cgroup->inode) SG_SET(cgroup->inode, membership->inode);
   SG_SET(cgroup->touched_ns, sg_state->time_ns);
   return index;
@@ -141,6 +165,7 @@ int sg_set_memory_limit(int card, const char *path, uint64_t hard_bytes, uint64_
   int rc = sg_enter();
   if (rc != SG_OK) return rc;
   sg_pump();
+  drop_gone();
   uint32_t index = sg_cgroup_intern(&membership);
   if (index) {
     SG_SET(cgroup_at(index)->card[card].hard_bytes, hard_bytes);

@@ -1,4 +1,4 @@
-"""OCI configurations, as an engine writes them: namespaces, a cgroup, the usual mounts, no limits."""
+"""OCI configurations, as an engine writes them: namespaces, a cgroup, the usual mounts."""
 
 from __future__ import annotations
 
@@ -55,6 +55,14 @@ def config(name: str, rootfs: Path, wanted: Wanted, cgroup_namespace: bool) -> d
         "annotations": dict(wanted.annotations),
         "linux": {
             "cgroupsPath": f"/cgpu-e2e/{name}",
+            "resources": {} if wanted.memory_bytes is None else {"memory": {"limit": wanted.memory_bytes}},
             "namespaces": [{"type": kind} for kind in kinds],
         },
     }
+
+
+def add_user_namespace(made: dict[str, Any], first_user: int) -> None:
+    """Give the configuration a user namespace whose root is that user of the host."""
+    made["linux"]["namespaces"].append({"type": "user"})
+    for kind in ("uidMappings", "gidMappings"):
+        made["linux"][kind] = [{"containerID": 0, "hostID": first_user, "size": 65536}]

@@ -72,6 +72,25 @@ def node(started_node: Node) -> Iterator[Node]:
 
 
 @pytest.fixture(scope="session")
+def limiting_host() -> Iterator[Host]:
+    """A host whose cgroups can limit memory: where both are there, v1 or v2 has the controller."""
+    with needed():
+        tools.root_with_namespaces()
+        for name in ("busybox", "ip", "runc"):
+            tools.program(name)
+        only_v2 = tools.memory_controller() == 2
+    with Host(only_v2=only_v2) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def limiting_node(limiting_host: Host) -> Iterator[Node]:
+    """cGPU there."""
+    with Node(limiting_host) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
 def docker(host: Host, rootfs: Path, started_node: Node) -> Iterator[Docker]:
     """Docker with a dockerd of its own, which knows the runtime `cgpu`."""
     with needed():

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
 from tests.e2e import image
-from tests.e2e.bundle import config
+from tests.e2e.bundle import add_user_namespace, config
 from tests.e2e.host import Host, Process, eventually
 from tests.e2e.tools import SEARCHED, program
 from tests.e2e.wanted import Result, Wanted
@@ -53,6 +54,8 @@ def options(wanted: Wanted, annotation: str) -> list[str]:
         found += ["--volume", f"{volume.source}:{volume.destination}{'' if volume.writable else ':ro'}"]
     for name, value in wanted.annotations.items():
         found += [annotation, f"{name}={value}"]
+    if wanted.memory_bytes is not None:
+        found.append(f"--memory={wanted.memory_bytes}")
     return found + [f"--device={name}" for name in wanted.devices]
 
 
@@ -75,8 +78,12 @@ class _DockersCommands(_RunsOrDetaches):
     def execute(self, name: str, *command: str) -> Result:
         return self._command("exec", name, *command)
 
+    def inspect(self, name: str, what: str) -> str:
+        """What the engine tells of a container, in its own words for it."""
+        return self._command("inspect", f"--format={what}", name).stdout.strip()
+
     def pid(self, name: str) -> int:
-        return int(self._command("inspect", "--format={{.State.Pid}}", name).stdout)
+        return int(self.inspect(name, "{{.State.Pid}}"))
 
     def kill(self, name: str) -> Result:
         return self._command("kill", name)
@@ -93,44 +100,85 @@ class Docker(_DockersCommands):
     runtime: str
     rootfs_tar: Path
     wrapped: bool = True
+    name: str = "docker"
+    live_restore: bool = True
+    """Whether containers go on without dockerd."""
+    own_containerd: bool = False
+    """Whether containerd is started beside dockerd, as systemd does it, and not by it."""
+    more: tuple[str, ...] = ()
+    """Further options of dockerd."""
     daemon: Process | None = None
+    containerd: Process | None = None
 
     @property
-    def _folder(self) -> Path:
-        return self.host.folder / "docker"
+    def folder(self) -> Path:
+        """All that it has on the host."""
+        return self.host.folder / self.name
 
     def __enter__(self) -> Self:
-        self._folder.mkdir()
+        self.folder.mkdir()
         runtimes = {RUNTIME: {"path": self.runtime}, "plain": {"path": program("runc")}}
-        (self._folder / "daemon.json").write_text(json.dumps({"runtimes": runtimes}))
+        (self.folder / "daemon.json").write_text(json.dumps({"runtimes": runtimes}))
+        if self.own_containerd:
+            self.start_containerd()
         self.start_daemon()
         self._command("import", str(self.rootfs_tar), image.NAME).check_returncode()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop_daemon()
+        if self.containerd:
+            self.host.stop(self.containerd)
 
     def start_daemon(self) -> None:
         """Start dockerd and wait until it answers."""
-        folder = self._folder
+        folder = self.folder
+        chosen = [f"--containerd={folder / 'containerd.sock'}"] if self.own_containerd else []
+        chosen += ["--live-restore"] if self.live_restore else []
         self.daemon = self.host.start(
             program("dockerd"), f"--data-root={folder / 'data'}", f"--exec-root={folder / 'exec'}",
             f"--host=unix://{folder / 's'}", f"--pidfile={folder / 'pid'}", f"--config-file={folder / 'daemon.json'}",
-            "--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs", "--live-restore",
+            "--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs", *chosen, *self.more,
             log=folder / "log", env=_BASE_ENVIRONMENT,
         )  # fmt: skip
         process = self.daemon
         eventually(lambda: process.poll() is not None or self._command("version").returncode == 0, "dockerd answers")
         assert process.poll() is None, (folder / "log").read_text()[-2000:]
 
+    def start_containerd(self) -> None:
+        """Start the containerd of one's own and wait until it listens."""
+        folder, socket = self.folder, self.folder / "containerd.sock"
+        socket.unlink(missing_ok=True)
+        (folder / "containerd.toml").write_text(
+            f'version = 2\nroot = "{folder}/containerd/root"\nstate = "{folder}/containerd/state"\n'
+            f'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\naddress = "{socket}"\n'
+        )
+        self.containerd = self.host.start(
+            program("containerd"), f"--config={folder / 'containerd.toml'}",
+            log=folder / "containerd.log", env=_BASE_ENVIRONMENT,
+        )  # fmt: skip
+        eventually(socket.exists, "containerd listens")
+
     def stop_daemon(self) -> None:
         """End dockerd, as an upgrade does; its containers go on."""
         assert self.daemon
         self.host.stop(self.daemon)
 
+    def kill_daemon(self) -> None:
+        """Kill dockerd; a containerd that it has started itself goes with it."""
+        assert self.daemon
+        self.host.signal(self.daemon, signal.SIGKILL)
+        self.daemon.wait()
+
+    def kill_containerd(self) -> None:
+        """Kill the containerd of one's own."""
+        assert self.containerd
+        self.host.signal(self.containerd, signal.SIGKILL)
+        self.containerd.wait()
+
     def container_id(self, name: str) -> str:
         """The whole id of a container."""
-        return self._command("inspect", "--format={{.Id}}", name).stdout.strip()
+        return self.inspect(name, "{{.Id}}")
 
     def remove(self, name: str) -> Result:
         return self._command("rm", "--force", name)
@@ -143,7 +191,7 @@ class Docker(_DockersCommands):
         )  # fmt: skip
 
     def _command(self, *arguments: str) -> Result:
-        socket = f"--host=unix://{self._folder / 's'}"
+        socket = f"--host=unix://{self.folder / 's'}"
         return self.host.run(program("docker"), socket, *arguments, env=_BASE_ENVIRONMENT)
 
 
@@ -154,6 +202,8 @@ class Podman(_DockersCommands):
     host: Host
     runtime: str
     rootfs: Path
+    first_user: int = 0
+    """The host's user who is root in the containers; above 0 they have a user namespace."""
 
     def remove(self, name: str) -> Result:
         return self._command("rm", "--force", "--time=0", name)
@@ -162,6 +212,9 @@ class Podman(_DockersCommands):
         # As this root may not raise limits, the container's have to be ones it has; runc has no pids controller here.
         rootfs = image.copy(self.rootfs, self.host.folder / "podman" / "rootfs" / name)
         limits = ["--ulimit=nofile=1024:1024", "--ulimit=nproc=512:512", "--pids-limit=-1"]
+        if self.first_user:
+            image.give(rootfs, self.first_user)
+            limits += [f"--{kind}map=0:{self.first_user}:65536" for kind in ("uid", "gid")]
         return self._command(
             "run", how, f"--name={name}", *limits, *options(wanted, "--annotation"),
             "--rootfs", str(rootfs), *wanted.command,
@@ -255,13 +308,23 @@ class Runc:
     copies: bool = True
     """Whether each container gets a root file system of its own."""
     cgroup_namespace: bool = True
+    first_user: int = 0
+    """As Podman's."""
+
+    @property
+    def _root(self) -> Path:
+        return self.host.folder / "runc"
 
     def bundle(self, name: str, wanted: Wanted) -> Path:
         """Make a container's bundle; its folder."""
         folder = self.host.folder / "bundles" / name
         folder.mkdir(parents=True, exist_ok=True)
         rootfs = image.copy(self.rootfs, folder / "rootfs") if self.copies else self.rootfs
-        (folder / "config.json").write_text(json.dumps(config(name, rootfs, wanted, self.cgroup_namespace)))
+        made = config(name, rootfs, wanted, self.cgroup_namespace)
+        if self.first_user:
+            image.give(rootfs, self.first_user)
+            add_user_namespace(made, self.first_user)
+        (folder / "config.json").write_text(json.dumps(made))
         return folder
 
     def run(self, name: str, wanted: Wanted) -> Result:
@@ -270,11 +333,30 @@ class Runc:
     def start(self, name: str, wanted: Wanted) -> Result:
         return self._runtime("run", "--detach", "--bundle", str(self.bundle(name, wanted)), name)
 
+    def create(self, name: str, wanted: Wanted) -> Process:
+        """Begin to create a container, and leave the runtime to it."""
+        return self._begin("create", name, wanted)
+
+    def begin_run(self, name: str, wanted: Wanted) -> Process:
+        """Begin to run a container in the foreground, and leave the runtime to it."""
+        return self._begin("run", name, wanted)
+
+    def is_there(self, name: str) -> bool:
+        """Whether the runtime knows a container of that name that has a process."""
+        result = self._runtime("state", name)
+        return result.returncode == 0 and json.loads(result.stdout)["status"] != "stopped"
+
+    def state(self, name: str, root: Path | None = None) -> dict[str, Any]:
+        """What the runtime tells of a container, perhaps an engine's, with a root folder of its own."""
+        result = self.host.run(self.runtime, f"--root={root or self._root}", "state", name, check=True)
+        found: dict[str, Any] = json.loads(result.stdout)
+        return found
+
     def execute(self, name: str, *command: str) -> Result:
         return self._runtime("exec", name, *command)
 
     def pid(self, name: str) -> int:
-        return int(json.loads(self._runtime("state", name).stdout)["pid"])
+        return int(self.state(name)["pid"])
 
     def kill(self, name: str) -> Result:
         return self._runtime("kill", name, "KILL")
@@ -282,6 +364,12 @@ class Runc:
     def remove(self, name: str) -> Result:
         return self._runtime("delete", "--force", name)
 
+    def _begin(self, verb: str, name: str, wanted: Wanted) -> Process:
+        bundle = self.bundle(name, wanted)
+        return self.host.start(*self._command(verb, "--bundle", str(bundle), name), log=bundle / "log")
+
     def _runtime(self, *arguments: str) -> Result:
-        root = self.host.folder / "runc"
-        return self.host.run(self.runtime, f"--root={root}", *arguments, env=_BASE_ENVIRONMENT)
+        return self.host.run(*self._command(*arguments), env=_BASE_ENVIRONMENT)
+
+    def _command(self, *arguments: str) -> tuple[str, ...]:
+        return (self.runtime, f"--root={self._root}", *arguments)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,16 +21,18 @@ from typing import Final, Self
 
 SECONDS: Final = 60.0
 _STOP_S: Final = 20.0
-# The first process of the namespaces ignores the end of its children, so that none stays a zombie.
+# The first process of the namespaces ignores the end of its children, so that none stays a zombie: a dockerd takes a
+# zombie for the containerd that it waits for. (A shell's trap does not do it.)
 _PREPARE: Final = """
 set -e
-mount -t cgroup2 none /sys/fs/cgroup
+{cgroups}
 mount -t tmpfs tmpfs /run
 ip link set lo up
-trap '' CHLD
 echo ready
-exec cat
+exec env --ignore-signal=CHLD cat
 """
+_ONLY_V2: Final = "mount -t cgroup2 none /sys/fs/cgroup"
+_ONLY_V1: Final = "if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi"
 _UNSHARE: Final = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
 _CGROUPS: Final = ("docker", "libpod_parent", "cgpu-e2e", "default")
 
@@ -50,11 +53,14 @@ class Host:
     """Namespaces, a folder, and the processes that were started in them. A context manager."""
 
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="cgpu-e2e-")))
+    only_v2: bool = True
+    """Whether cgroup v2 alone is there; else what this machine has of v1."""
     _holder: subprocess.Popen[str] | None = None
     _started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def __enter__(self) -> Self:
-        command = [*_UNSHARE, "--propagation", "private", "sh", "-c", _PREPARE]
+        prepare = _PREPARE.format(cgroups=_ONLY_V2 if self.only_v2 else _ONLY_V1)
+        command = [*_UNSHARE, "--propagation", "private", "sh", "-c", prepare]
         self._holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._holder.stdout
         assert self._holder.stdout.readline() == "ready\n"
@@ -105,13 +111,21 @@ class Host:
         return process
 
     def cgroups(self) -> set[str]:
-        """The folders of all cgroups there are; v2 shows the whole machine's."""
+        """The folders of all cgroups there are; it shows the whole machine's."""
         found = self.run("find", "/sys/fs/cgroup", "-type", "d").stdout
         return set(found.splitlines())
 
+    def engines_cgroups(self) -> set[str]:
+        """Those below the places where these engines make them."""
+        return set(self._left_cgroups())
+
     def _left_cgroups(self) -> list[str]:
-        mine = tuple(f"/sys/fs/cgroup/{name}/" for name in _CGROUPS)
-        return sorted((path for path in self.cgroups() if f"{path}/".startswith(mine)), reverse=True)
+        mine = re.compile(f"/sys/fs/cgroup/([^/]+/)?({'|'.join(_CGROUPS)})(/|$)")  # v1 has a hierarchy per controller
+        return sorted((path for path in self.cgroups() if mine.match(path)), reverse=True)
+
+    def child(self, process: Process) -> int:
+        """The pid, outside the namespaces, of a started command itself."""
+        return _child(process.pid)
 
     def signal(self, process: Process, number: signal.Signals) -> None:
         """Send a signal to a started command, not to the nsenter around it."""

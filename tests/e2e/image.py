@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -68,6 +69,12 @@ def copy(rootfs: Path, target: Path) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(rootfs, target, symlinks=True)
     return target
+
+
+def give(rootfs: Path, user: int) -> None:
+    """Make a container's own copy that user's."""
+    for path in (rootfs, *rootfs.rglob("*")):
+        os.chown(path, user, user, follow_symlinks=False)
 
 
 def _copy_libraries(executable: Path, rootfs: Path) -> None:

@@ -85,6 +85,15 @@ class Node:
         """The installed cgpu-runtime."""
         return str(self.folder / "bin" / "cgpu-runtime")
 
+    def runtime_over(self, runtime: Path | str) -> str:
+        """Another installed cgpu-runtime, over that runtime."""
+        folder = self.folder / f"over-{Path(runtime).name}"
+        shutil.copytree(Path(self.runtime).parent, folder, dirs_exist_ok=True)
+        conf = folder / "cgpu-runtime.conf"
+        lines = [line for line in conf.read_text().splitlines() if not line.startswith("runtime ")]
+        conf.write_text("\n".join([*lines, f"runtime = {runtime}"]) + "\n")
+        return str(folder / "cgpu-runtime")
+
     def start_agent(self) -> None:
         """Start the agent, and wait until it answers."""
         self.agent = self.host.start(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bench.containers import churn
+from bench.pass_through import LIMIT_MS, pass_through
 from tests.e2e import image
 from tests.e2e.engines import Docker, Runc
 from tests.e2e.host import Host
@@ -21,3 +24,10 @@ def test_creates_and_destroys_through_docker(node: Node, docker: Docker):
     figures = churn(node, "docker", docker, containers=6, parallel=6)
     assert figures.faults == []
     assert figures.containers == 6
+
+
+@pytest.mark.timing
+def test_a_container_without_a_share_pays_next_to_nothing_in_its_whole_life(node: Node, host: Host, runc: Runc):
+    rootfs = image.copy(runc.rootfs, host.folder / "passes")
+    cost = pass_through(node, Runc(host, runc.runtime, rootfs, copies=False), pairs=30)
+    assert cost.added_median < LIMIT_MS

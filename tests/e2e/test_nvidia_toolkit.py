@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -37,12 +36,7 @@ def test_nvidias_runtime_above_ours_starts_a_tenant(node: Node, host: Host, root
 
 def test_nvidias_runtime_below_ours_starts_a_tenant(node: Node, host: Host, rootfs: Path, toolkit: Path):
     below = nvidia(host.folder / "below", toolkit, tools.program("runc"), "auto")
-    ours = host.folder / "ours"
-    shutil.copytree(Path(node.runtime).parent, ours)
-    conf = ours / "cgpu-runtime.conf"
-    lines = [line for line in conf.read_text().splitlines() if not line.startswith("runtime ")]
-    conf.write_text("\n".join([*lines, f"runtime = {below}"]) + "\n")
-    assert_is_a_tenant(Runc(host, str(ours / "cgpu-runtime"), rootfs), "below")
+    assert_is_a_tenant(Runc(host, node.runtime_over(below), rootfs), "below")
 
 
 def nvidia(folder: Path, toolkit: Path, runtime: str, mode: str) -> Path:

@@ -44,6 +44,19 @@ def root_with_namespaces() -> None:
         raise MissingToolError(f"no namespaces can be made here: {result.stderr.strip()}")
 
 
+def memory_controller() -> int:
+    """The version of the cgroups that limit memory here: where both are there, either may have the controller.
+
+    Raises MissingToolError.
+    """
+    controllers = Path("/sys/fs/cgroup/cgroup.controllers")
+    if controllers.exists() and "memory" in controllers.read_text().split():
+        return 2
+    if Path("/sys/fs/cgroup/memory/memory.limit_in_bytes").exists():
+        return 1
+    raise MissingToolError("no cgroup can limit memory here")
+
+
 def containerd() -> Path:
     """The folder with containerd v2 and its programs, built from its Go module when first asked for.
 

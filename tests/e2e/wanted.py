@@ -30,3 +30,5 @@ class Wanted:
     annotations: Mapping[str, str] = field(default_factory=dict)
     devices: tuple[str, ...] = ()
     """CDI devices, by their whole names."""
+    memory_bytes: int | None = None
+    """Of the host, at most; then the kernel kills a process."""

@@ -201,3 +201,13 @@ def test_an_older_driver_is_refused_where_the_layer_is_required():
         assert put(node, require_layer="shim")["shares"][0]["memory_layer"] == "shim"
         node.client.delete("/v1/tenants/oci-c1")
         node.close()
+
+
+def test_the_simulated_drivers_limits_go_with_their_cgroup(node: Node, cgroup: Path):
+    node.machine.set_memory_limit(0, str(cgroup), 2 * GIB, GIB)
+    assert list(limits(node).values()) == [(2 * GIB, GIB)]
+    cgroup.rmdir()
+    cgroup.mkdir()  # the same name, another cgroup
+    node.machine.set_memory_limit(0, str(cgroup.parent), 3 * GIB)
+    assert list(limits(node).values()) == [(3 * GIB, 0)]
+    node.machine.set_memory_limit(0, str(cgroup.parent), 0)

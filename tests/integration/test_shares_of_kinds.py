@@ -104,9 +104,9 @@ class Bed:
     def reclaim(self) -> None:
         """Do what the agent would: return what the ended processes have charged."""
         with region_reader(self.tenant) as reader:
-            ended = [slot.index for slot in reader.usage(CARDS).slots if not slot.alive]
-        for slot in ended:
-            self.machine.arbiter.reclaim(self.tenant, slot)
+            for slot in reader.usage(CARDS).slots:
+                if not slot.alive:
+                    self.machine.arbiter.reclaim(self.tenant, slot.index, reader.descriptors())
 
 
 def region_reader(region: Path) -> AbstractContextManager[RegionReader]:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from cgpu.adapters.native import ARBITER, native_library
 from cgpu.errors import RegionError, StateError
-from cgpu.model.region_files import GRANTS, LOCKS, USAGE
+from cgpu.model.region_files import GRANTS, USAGE
 from cgpu.model.tenant import Gpu, GpuPolicy, Policy, Share
 
 _NS_PER_MS: Final = 1_000_000
@@ -114,9 +114,13 @@ class NativeArbiter:
         self._library.cgpu_arbiter_counters(self._threads[gpu.uuid], ctypes.byref(counters))
         return {name: int(getattr(counters, name)) for name in _COUNTERS}
 
-    def reclaim(self, region: Path, slot: int) -> bool:
-        """Return what a dead process had charged; False while it is not dead after all."""
-        result = self._library.cgpu_arbiter_reclaim(bytes(region / USAGE), bytes(region / LOCKS), slot)
+    def reclaim(self, region: Path, slot: int, opened: tuple[int, int]) -> bool:
+        """Return what a dead process had charged; False while it is not dead after all.
+
+        ``opened``: descriptors of the region's usage and locks files, whose names may be gone.
+        """
+        usage, locks = (f"/proc/self/fd/{descriptor}".encode() for descriptor in opened)
+        result = self._library.cgpu_arbiter_reclaim(usage, locks, slot)
         if result == -errno.EAGAIN:
             return False
         _check("reclaim", -result, region)

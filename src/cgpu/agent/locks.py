@@ -47,6 +47,14 @@ def agent_has_ended(lock: Path, patience_s: float) -> bool:
     return True
 
 
+def is_same_file(descriptor: int, path: Path) -> bool:
+    """Whether the path still names the open file."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except OSError:
+        return False
+
+
 class GpuLocks:
     """Held until the process ends or ``release`` is called; the kernel frees them whatever happens."""
 
@@ -56,10 +64,15 @@ class GpuLocks:
         self._held: dict[str, int] = {}
 
     def acquire(self, gpu: Gpu) -> None:
-        """Take the GPU for this agent; idempotent. Raises AgentError when another agent has it."""
-        if gpu.uuid in self._held:
-            return
+        """Take the GPU for this agent; idempotent, also where its file is gone.
+
+        Raises AgentError when another agent has it.
+        """
         path = self._folder / f"cgpu-{gpu.uuid}.lock"
+        if gpu.uuid in self._held:
+            if is_same_file(self._held[gpu.uuid], path):
+                return
+            os.close(self._held.pop(gpu.uuid))  # somebody has removed it: nobody else meets us there
         descriptor = _open(path)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -70,6 +83,11 @@ class GpuLocks:
                 f"use that agent (CGPU_AGENT_SOCKET), or end it; `fuser {path}` names it",
             ) from None
         self._held[gpu.uuid] = descriptor
+
+    def take_again(self, gpu: Gpu) -> None:
+        """The GPU's lock, if this agent has had it and its file is gone. Raises as ``acquire``."""
+        if gpu.uuid in self._held:
+            self.acquire(gpu)
 
     def release(self) -> None:
         """Let all of them go."""

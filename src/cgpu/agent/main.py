@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import stat
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from cgpu.adapters.alibaba import sign_of_cgpu
+from cgpu.adapters.allocator import limit_arenas
 from cgpu.adapters.arbiter import NativeArbiter
 from cgpu.adapters.cgroup import CgroupTree
 from cgpu.adapters.checkpoint import CheckpointStore
@@ -22,8 +22,9 @@ from cgpu.adapters.notify import READY, STOPPING, notify
 from cgpu.adapters.nvml import NvmlNode
 from cgpu.adapters.process import ProcessTable, ProcessWatch
 from cgpu.agent.api import Api
+from cgpu.agent.folder import RuntimeFolder
 from cgpu.agent.ledger import Ledger
-from cgpu.agent.locks import GpuLocks, lock_runtime_dir
+from cgpu.agent.locks import GpuLocks
 from cgpu.agent.ports import ArbiterControl, GpuNode
 from cgpu.agent.reconcile import Reconciler
 from cgpu.agent.server import ApiServer
@@ -56,10 +57,10 @@ class Agent:
         self._arbiter = arbiter
         self._cleanup = ExitStack()
         with ExitStack() as undo:
-            _make_runtime_dir(settings.runtime_dir)
             # A private agent may be started in the moment in which the one before it ends.
             patience = _PREDECESSOR_SECONDS if private else 0.0
-            undo.callback(os.close, lock_runtime_dir(settings.agent_lock, patience))
+            self._folder = RuntimeFolder(settings.runtime_dir, settings.agent_lock, patience)
+            undo.callback(self._folder.close)
             processes, cgroups = ProcessTable(), CgroupTree()
             locks = GpuLocks(settings.lock_dir)
             undo.callback(locks.release)
@@ -85,9 +86,11 @@ class Agent:
             self._watch = ProcessWatch()
             undo.callback(self._watch.close)
             views = Views(self.state, node, private=private, runtime_dir=str(settings.runtime_dir))
-            self._server = ApiServer(settings.agent_socket, Api(self.state, views, os.geteuid(), self._watch.wake))
+            self._api = Api(self.state, views, os.geteuid(), self._watch.wake)
+            self._server = ApiServer(settings.agent_socket, self._api)
             self._cleanup = undo.pop_all()
         self._stopping = threading.Event()
+        self._said: set[str] = set()
 
     def stop(self) -> None:
         """End ``run`` soon; may be called from a signal handler."""
@@ -96,22 +99,48 @@ class Agent:
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve until stopped, or, for a private agent, until the last tenant has gone."""
-        server = threading.Thread(target=self._server.serve_forever, name="api", daemon=True)
-        server.start()
+        self._serve()
         ready()
         try:
             self._loop()
         finally:
             notify(STOPPING)
-            self._server.withdraw()
-            self._server.shutdown()
-            self._server.server_close()
+            self._end_server()
             self._cleanup.close()
+
+    def _serve(self) -> None:
+        threading.Thread(target=self._server.serve_forever, name="api", daemon=True).start()
+
+    def _end_server(self) -> None:
+        self._server.withdraw()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _make_folder_again(self) -> None:
+        """Bring back what somebody has cleared: the tenants go on, and nothing of them is forgotten.
+
+        Raises AgentError when another agent has taken the folder or a GPU meanwhile.
+        """
+        try:
+            if self._folder.was_cleared():
+                _LOG.warning("%s was cleared under this agent: it is made again", self._settings.runtime_dir)
+                self._folder.make_again()
+                self.state.write_again()
+            if not self._server.is_reachable():
+                new = ApiServer(self._settings.agent_socket, self._api)
+                self._end_server()
+                self._server = new
+                self._serve()
+        except StateError as error:
+            if error.message not in self._said:
+                _LOG.warning("%s", error)
+            self._said.add(error.message)
 
     def _loop(self) -> None:
         had_tenant = False
         started = time.monotonic()
         while not self._stopping.is_set():
+            self._make_folder_again()
             watched = self._reconciler.tick(time.monotonic_ns())
             had_tenant |= watched.tenants_left > 0
             waited_long = time.monotonic() - started > _FIRST_TENANT_SECONDS
@@ -136,6 +165,7 @@ def run_agent(settings: Settings, *, private: bool = False, ready: Callable[[], 
     """
     if settings.sim_state is None:
         _refuse_beside_alibaba(settings.host_root)
+    limit_arenas(1)  # with 20 callers at a time the others held 30 MiB
     node = NvmlNode(settings.sim_state)
     agent = Agent(settings, NativeArbiter(), node, private=private)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -164,14 +194,3 @@ def _refuse_beside_alibaba(root: Path) -> None:
             "take the node out of its sharing (label ack.node.gpu.schedule=default), uninstall it and reboot;"
             " `cgpu doctor` shows the node",
         )
-
-
-def _make_runtime_dir(folder: Path) -> None:
-    """Ours and nobody else's to write: another user could have made a folder of that name in /tmp."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o755)
-        status = folder.lstat()
-    except OSError as error:
-        raise StateError(f"{folder}: {error.strerror}", "set CGPU_RUNTIME_DIR") from error
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise StateError(f"{folder} is not a folder that only this user may write", "set CGPU_RUNTIME_DIR")

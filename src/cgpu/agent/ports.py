@@ -123,5 +123,8 @@ class ArbiterControl(Protocol):
     def counters(self, gpu: Gpu) -> Mapping[str, int]:
         """Slots given, time held and the like since the start."""
 
-    def reclaim(self, region: Path, slot: int) -> bool:
-        """Return what a dead process had charged; False while it is not dead after all."""
+    def reclaim(self, region: Path, slot: int, opened: tuple[int, int]) -> bool:
+        """Return what a dead process had charged; False while it is not dead after all.
+
+        ``opened``: descriptors of the region's usage and locks files, whose names may be gone.
+        """

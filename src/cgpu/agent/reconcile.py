@@ -61,7 +61,9 @@ class Reconciler:
             self._guard("limits", self._state.bring_limits)
             self._state.remove_leaves()
             self._account(now_ns)
-            watched.tenants_left = len(self._state.records())
+            tenants = {record.tenant.id for record in self._state.records()}
+            self._busy = {key: busy for key, busy in self._busy.items() if key[0] in tenants}  # whoever removed them
+            watched.tenants_left = len(tenants)
         return watched
 
     def utilisation_percent(self, tenant_id: str, gpu_uuid: str) -> int:
@@ -89,7 +91,7 @@ class Reconciler:
     def _compare(self, now_ns: int, watched: Watched) -> None:
         survey = self._state.survey()
         for key in survey.releasable:
-            self._state.arbiter.reclaim(self._state.region(key.tenant), key.slot)
+            self._state.reclaim(key.tenant, key.slot)
         for uuid, error in survey.failed.items():
             self._complain(f"GPU {uuid}", error)
         for gpu in self._state.gpus():
@@ -144,4 +146,3 @@ class Reconciler:
         for record in self._state.records():
             if self._state.has_ended(record):
                 self._state.remove(record.tenant.id)
-                self._busy = {key: busy for key, busy in self._busy.items() if key[0] != record.tenant.id}

@@ -13,11 +13,11 @@ from cgpu.agent.adoption import region_folders
 from cgpu.agent.ledger import Ledger
 from cgpu.agent.live import Live
 from cgpu.agent.ports import ArbiterControl
-from cgpu.errors import RegionError
+from cgpu.errors import RegionError, StateError
 from cgpu.model.region_files import GRANTS
 from cgpu.model.tenant import Gpu, Tenant
 from cgpu.region.reader import RegionReader
-from cgpu.region.writer import GrantsWriter, Owner, Row, create_region, remove_region
+from cgpu.region.writer import CONTAINER_FOLDER_MODE, GrantsWriter, Owner, Row, create_region, remove_region
 
 
 class Regions:
@@ -86,6 +86,18 @@ class Regions:
         self._step("refresh:region")
         for share in tenant.shares:
             self._arbiter.update_tenant(gpus[share.gpu_uuid], self.folder(tenant.id), share)
+
+    def reclaim(self, tenant_id: str, slot: int) -> None:
+        """Return what a dead process of the tenant had charged. Its region has to be open."""
+        self._arbiter.reclaim(self.folder(tenant_id), slot, self._live[tenant_id].reader.descriptors())
+
+    def make_folders(self, tenant_ids: Iterable[str]) -> None:
+        """Make the folders of containers again, without files. Raises StateError."""
+        try:
+            for tenant_id in tenant_ids:
+                self.folder(tenant_id).mkdir(parents=True, exist_ok=True, mode=CONTAINER_FOLDER_MODE)
+        except OSError as error:
+            raise StateError(f"{self._folder}: {error.strerror}", "it has to be writable") from error
 
     def remove(self, tenant: Tenant, gpus: Mapping[str, Gpu]) -> None:
         """Take the tenant from the arbiter, write its account down, and remove its region. Raises RegionError."""

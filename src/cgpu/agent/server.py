@@ -64,13 +64,22 @@ class ApiServer(socketserver.ThreadingMixIn, WSGIServer):
         self.setup_environ()
         self.socket.listen(self.request_queue_size)
         temporary.rename(self.path)
+        self._bound = self.path.lstat()
 
     def get_request(self) -> tuple[Any, Any]:
         """A connection, with the form of address that the handler expects."""
         connection, _ = self.socket.accept()
         return connection, ("local", 0)
 
+    def is_reachable(self) -> bool:
+        """Whether the name is there, and this server's."""
+        try:
+            return os.path.samestat(self._bound, self.path.lstat())
+        except OSError:
+            return False
+
     def withdraw(self) -> None:
-        """Take the name away, so that nobody connects any more; then ``shutdown``."""
+        """Take the name away, so that nobody connects any more; then ``shutdown``. Another agent's stays."""
         with contextlib.suppress(OSError):
-            self.path.unlink(missing_ok=True)
+            if self.is_reachable():
+                self.path.unlink()

@@ -19,7 +19,7 @@ from typing import Final
 from cgpu.adapters.checkpoint import CheckpointStore
 from cgpu.agent.adoption import adopt, checkpointed
 from cgpu.agent.attribution import ContextEstimate
-from cgpu.agent.containers import own_cgroup, process_of_container
+from cgpu.agent.containers import is_container, own_cgroup, process_of_container
 from cgpu.agent.documents import Limit, NodeDocument, ProcessRef, Record, encode
 from cgpu.agent.leaves import Leaves, leaves_of
 from cgpu.agent.ledger import Ledger
@@ -309,7 +309,23 @@ class NodeState:
             self.regions.close()
             self._locks.release()
 
+    def reclaim(self, tenant_id: str, slot: int) -> None:
+        """Return what a dead process of the tenant had charged."""
+        self.regions.reclaim(tenant_id, slot)
+
     # ---- after a death ----
+
+    def write_again(self) -> None:
+        """Write what somebody has cleared under this agent, as far as it can be.
+
+        The regions' files live on where they are open and mounted; a container's folder has to be there for
+        cgpu-runtime to tell of its end. Raises AgentError when another agent has a card meanwhile, or StateError.
+        """
+        with self.lock:
+            for gpu in self._gpus.values():
+                self._locks.take_again(gpu)
+            self._commit()
+            self.regions.make_folders(record.tenant.id for record in self.records() if is_container(record.tenant))
 
     def recover(self) -> None:
         """Bring the world to the checkpoint, or, where there is none, take over the regions that are in use.

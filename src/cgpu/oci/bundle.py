@@ -97,7 +97,8 @@ def _check(path: Path, config: object) -> None:
     """Look at the types of all that is read here; whether the rest is right, the runtime finds."""
     if not isinstance(config, dict):
         raise BundleError(f"{path} is not a JSON object")
-    for name, kind in {"process": dict, "root": dict, "annotations": dict, "hooks": dict, "mounts": list}.items():
+    kinds = {"process": dict, "root": dict, "annotations": dict, "hooks": dict, "mounts": list, "linux": dict}
+    for name, kind in kinds.items():
         if config.get(name) is not None and not isinstance(config[name], kind):
             raise BundleError(f"{path}: {name} is malformed")
     environment = (config.get("process") or {}).get("env") or []
@@ -107,10 +108,23 @@ def _check(path: Path, config: object) -> None:
         raise BundleError(f"{path}: an annotation is not a text")
     if not isinstance((config.get("root") or {}).get("path", ""), str):
         raise BundleError(f"{path}: root.path is not a text")
+    _check_users(path, config)
     hooks = (config.get("hooks") or {}).get("createRuntime") or []
     for name, rows in {"mounts": config.get("mounts") or [], "hooks.createRuntime": hooks}.items():
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise BundleError(f"{path}: {name} is malformed")
+
+
+def _check_users(path: Path, config: dict[str, Any]) -> None:
+    user = (config.get("process") or {}).get("user") or {}
+    if not isinstance(user, dict) or not isinstance(user.get("uid", 0), int):
+        raise BundleError(f"{path}: process.user is malformed")
+    mappings = (config.get("linux") or {}).get("uidMappings") or []
+    names = ("containerID", "hostID", "size")
+    if not isinstance(mappings, list) or not all(
+        isinstance(row, dict) and all(isinstance(row.get(name), int) for name in names) for row in mappings
+    ):
+        raise BundleError(f"{path}: linux.uidMappings is malformed")
 
 
 def _image_preload(rootfs: Rootfs, foreign: list[Mapping[str, Any]]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cgpu.adapters.agent_client import AgentClient, tenant_path
-from cgpu.errors import BundleError, CgpuError
+from cgpu.errors import BundleError, CgpuError, ForbiddenError
 from cgpu.model.container import (
     ANNOTATION_COMPUTE_LAYER,
     ANNOTATION_MEMORY_LAYER,
@@ -19,6 +19,7 @@ from cgpu.oci.bundle import Bundle
 from cgpu.oci.command_line import CommandLine
 from cgpu.oci.conf import Conf
 from cgpu.oci.environment import NVIDIA_VISIBLE, Request, request_of, variables
+from cgpu.oci.sim_access import check_access
 from cgpu.oci.wish import wish_of
 
 _ANSWER_SECONDS: Final = 10.0  # as the hook waits
@@ -40,7 +41,15 @@ def prepare(line: CommandLine, conf: Conf) -> Callable[[], None]:
     client = AgentClient(conf.socket, _ANSWER_SECONDS)
     tenant_id = tenant_id_of(line.container)
     wish = wish_of(request, line.container, client.get("/v1/gpus"))
-    tenant, is_new = client.create(tenant_path(tenant_id), wish.body)
+    if conf.sim_state is not None:
+        check_access(conf.sim_state, bundle.config)
+    try:
+        tenant, is_new = client.create(tenant_path(tenant_id), wish.body)
+    except ForbiddenError as error:
+        raise ForbiddenError(
+            "this container has no share: the agent makes tenants of root's engines only, not of rootless ones",
+            "run the container as root, or without a share (CGPU_DISABLE=1)",
+        ) from error
 
     def take_back() -> None:
         bundle.restore()

@@ -157,6 +157,10 @@ class RegionReader:
             os.close(descriptor)
         self._files = {}
 
+    def descriptors(self) -> tuple[int, int]:
+        """The open usage and locks files, to be read only; their names may be gone."""
+        return self._files[USAGE], self._files[LOCKS]
+
     def grants(self) -> GrantsSnapshot:
         """What flows down."""
         header = self._structure(GRANTS, layout.GrantsHeader, 0)

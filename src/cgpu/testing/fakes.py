@@ -232,7 +232,8 @@ class FakeArbiter:
         """How many take part."""
         return {"tenants": sum(1 for uuid, _ in self.tenants if uuid == gpu.uuid)}
 
-    def reclaim(self, region: Path, slot: int) -> bool:
+    def reclaim(self, region: Path, slot: int, opened: tuple[int, int]) -> bool:
         """Remember it."""
+        del opened
         self.reclaimed.append((region, slot))
         return True

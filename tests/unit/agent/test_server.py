@@ -20,3 +20,18 @@ def test_callers_that_come_at_the_same_moment_wait_instead_of_being_refused():
             caller = callers.enter_context(socket.socket(socket.AF_UNIX))
             caller.setblocking(False)
             caller.connect(str(server.path))
+
+
+def test_a_server_whose_name_is_another_agents_leaves_it_there(tmp_path: Path):
+    path = tmp_path / "agent.sock"
+    first = ApiServer(path, lambda *_: [b""])
+    assert first.is_reachable()
+    path.unlink()
+    assert not first.is_reachable()
+    second = ApiServer(path, lambda *_: [b""])
+    first.withdraw()
+    assert second.is_reachable()
+    second.withdraw()
+    assert not path.exists()
+    first.server_close()
+    second.server_close()
