@@ -4,9 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 NATIVE := $(shell find native -type f -not -name '*.pyc' 2>/dev/null)
 JOBS   ?= 2
+KUBE   ?= 1.37
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-gpu bench lint fmt tools
+.PHONY: help demo test e2e cluster test-gpu bench lint proto fmt tools
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -18,7 +19,16 @@ test: $(VENV)/.built tools lint ## lint, then every test that needs no GPU
 	$(BIN)/pytest -n $(JOBS) --dist worksteal -m "not timing and not gpu" --ignore=tests/e2e
 	$(BIN)/pytest -n 0 -m "timing and not gpu" --ignore=tests/e2e
 	$(BIN)/pytest -n 0 --on-simulated tests/gpu
+	$(BIN)/python -m tests.e2e.kube.programs $(KUBE)
 	$(BIN)/pytest -n 0 tests/e2e
+
+e2e: $(VENV)/.built tools ## real engines and a whole Kubernetes cluster; KUBE=1.36 for that release
+	$(BIN)/python -m tests.e2e.kube.programs $(KUBE)
+	KUBE=$(KUBE) $(BIN)/pytest -n 0 tests/e2e
+
+cluster: $(VENV)/.built tools ## a Kubernetes cluster of two nodes with cgpu on simulated GPUs, until Ctrl-C
+	$(BIN)/python -m tests.e2e.kube.programs $(KUBE)
+	$(BIN)/python -m tests.e2e.kube.cluster $(KUBE)
 
 test-gpu: $(VENV)/.built ## the tests that need a real NVIDIA GPU
 	$(BIN)/pytest -n 0 -m gpu
@@ -31,6 +41,9 @@ lint: $(VENV)/.built ## ruff, mypy, import-linter
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+proto: $(VENV)/.built ## make the messages of the kubelet's sockets from their .proto files
+	cd src && ../$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. cgpu/adapters/kubelet/*.proto
 
 fmt: $(VENV)/.built ## rewrite the Python sources in the one format
 	$(BIN)/ruff check --fix-only --quiet

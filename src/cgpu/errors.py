@@ -12,6 +12,7 @@
     |   +-- NoSuchTenantError   there is no such tenant
     |   +-- TenantExistsError   the name or id is taken
     |   +-- CapacityError       more than what is left of the card, or the 21st tenant
+    |   +-- QuotaError          more GPU memory than a namespace of Kubernetes may have
     |   +-- ForbiddenError      the caller may look, but not change
     |   +-- LayerError          nothing on this node enforces the quota as was required
     +-- AgentError              the agent does not run or does not answer        exit 4
@@ -142,6 +143,12 @@ class CapacityError(RefusedError):
     code = "capacity"
 
 
+class QuotaError(RefusedError):
+    """A claim, or a pod, is beyond what its Kubernetes namespace may have of GPUs."""
+
+    code = "quota"
+
+
 class ForbiddenError(RefusedError):
     """The caller may look at the node, but not change it."""
 
@@ -187,3 +194,10 @@ class StateError(CgpuError):
 
     exit_code = 6
     code = "state"
+
+
+class ClaimError(CgpuError):
+    """A Kubernetes ResourceClaim cannot be prepared on this node."""
+
+    exit_code = 3
+    code = "claim"

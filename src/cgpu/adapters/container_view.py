@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Final
 
 from cgpu.adapters.host_files import replace_file
-from cgpu.adapters.native import HELPER, SHIM, SIMULATED_CUDA, content_name, content_named_copy, native_library
+from cgpu.adapters.native import (
+    HELPER,
+    SHIM,
+    SIMULATED_CUDA,
+    content_name,
+    content_named_copy,
+    content_named_folder,
+    native_library,
+)
 from cgpu.errors import StateError
 from cgpu.model import container
 from cgpu.model.region_files import GRANTS, LOCKS, USAGE
@@ -65,7 +73,7 @@ def make_view(
         program, _ = _program(HELPER, programs)
         mounts.append(ViewMount(program, str(container.HELPER), writable=False, executable=True))
     if sim_state is not None:
-        libraries = native_library(SIMULATED_CUDA).parent
+        libraries = content_named_folder(native_library(SIMULATED_CUDA).parent, programs)
         mounts.append(ViewMount(libraries, str(container.SIM_LIBRARIES), writable=False, executable=True))
         mounts.append(ViewMount(sim_state, str(container.SIM_STATE), writable=True, executable=False))
     mounts.append(ViewMount(folder / _PRELOAD, str(container.PRELOAD), writable=False, executable=False))

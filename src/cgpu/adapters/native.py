@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
 from importlib.resources import files
 from pathlib import Path
@@ -52,4 +54,29 @@ def content_named_copy(library: Path, folder: Path) -> Path:
             Path(file.name).rename(copy)
     except OSError:
         return library
+    return copy
+
+
+def content_named_folder(source: Path, folder: Path) -> Path:
+    """The same for all files of a folder: a copy in ``folder`` whose name holds the hash of what is in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.statvfs(folder).f_flag & os.ST_NOEXEC:
+            return source
+        files_of_it = sorted(path for path in source.iterdir() if path.is_file())
+        contents = {path.name: path.read_bytes() for path in files_of_it}
+        digest = hashlib.sha256(b"".join(name.encode() + content for name, content in contents.items())).hexdigest()
+        copy = folder / f"{source.name}-{digest[:16]}"
+        if not copy.exists():
+            unfinished = Path(tempfile.mkdtemp(dir=folder))
+            for name, content in contents.items():
+                (unfinished / name).write_bytes(content)
+                (unfinished / name).chmod(0o555)
+            unfinished.chmod(0o755)
+            with contextlib.suppress(OSError):  # another may have made it meanwhile
+                unfinished.rename(copy)
+            shutil.rmtree(unfinished, ignore_errors=True)
+        copy.stat()
+    except OSError:
+        return source
     return copy

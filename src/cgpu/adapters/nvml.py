@@ -65,6 +65,17 @@ class NvmlNode:
         """Memory of the card that is in use by anybody, the driver itself included."""
         return int(_ask("nvmlDeviceGetMemoryInfo", pynvml.nvmlDeviceGetMemoryInfo, self._handles[gpu.index]).used)
 
+    def driver_reserved_bytes(self, gpu: Gpu) -> int:
+        """Memory of the card that the driver keeps for itself and nobody can have; 0 where it does not tell."""
+        info: Any = _optional(
+            "nvmlDeviceGetMemoryInfo_v2",
+            None,
+            pynvml.nvmlDeviceGetMemoryInfo,
+            self._handles[gpu.index],
+            pynvml.nvmlMemory_v2,
+        )
+        return 0 if info is None else int(info.reserved)
+
     def processes(self, gpu: Gpu) -> tuple[GpuProcess, ...]:
         """The processes on the card, by their pids as this process's PID namespace has them."""
         handle = self._handles[gpu.index]

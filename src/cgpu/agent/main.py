@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +39,12 @@ _FIRST_TENANT_SECONDS: Final = 30.0  # how long a private agent waits for the te
 
 _LEAVES_SECONDS: Final = 2.0  # how long a private agent waits at its end for processes that are ending
 
+Beside = Callable[[NodeState, GpuNode], AbstractContextManager[object]]
+
+
+def _nothing_beside(_: NodeState, __: GpuNode) -> AbstractContextManager[object]:
+    return nullcontext()
+
 
 class Agent:
     """Everything that runs in the daemon, put together."""
@@ -53,6 +59,7 @@ class Agent:
     ) -> None:
         """Take the folder and its lock, and recover. Raises AgentError when another agent has them."""
         self._settings = settings
+        self._node = node
         self._private = private
         self._arbiter = arbiter
         self._cleanup = ExitStack()
@@ -97,12 +104,13 @@ class Agent:
         self._stopping.set()
         self._watch.wake()
 
-    def run(self, ready: Callable[[], None] = lambda: None) -> None:
+    def run(self, ready: Callable[[], None] = lambda: None, beside: Beside = _nothing_beside) -> None:
         """Serve until stopped, or, for a private agent, until the last tenant has gone."""
         self._serve()
-        ready()
         try:
-            self._loop()
+            with beside(self.state, self._node):
+                ready()
+                self._loop()
         finally:
             notify(STOPPING)
             self._end_server()
@@ -157,8 +165,16 @@ class Agent:
             self._watch.wait(self._settings.reconcile_seconds)
 
 
-def run_agent(settings: Settings, *, private: bool = False, ready: Callable[[], None] = lambda: None) -> None:
+def run_agent(
+    settings: Settings,
+    *,
+    private: bool = False,
+    ready: Callable[[], None] = lambda: None,
+    beside: Beside = _nothing_beside,
+) -> None:
     """Be the agent until SIGTERM or SIGINT. ``ready`` is called once the socket answers.
+
+    ``beside`` makes what runs while it serves, such as Kubernetes' node driver.
 
     Raises AgentError when another agent has the folder or a GPU, DriverError without NVML,
     RefusedError where Alibaba's cGPU is active, StateError when the folder or the checkpoint cannot be used.
@@ -181,7 +197,7 @@ def run_agent(settings: Settings, *, private: bool = False, ready: Callable[[], 
         notify(READY, f"STATUS=serving {len(node.gpus())} GPUs, {len(agent.state.records())} tenants taken over")
         ready()
 
-    agent.run(tell_ready)
+    agent.run(tell_ready, beside)
     node.close()
 
 

@@ -24,6 +24,9 @@ class GpuNode(Protocol):
     def used_bytes(self, gpu: Gpu) -> int:
         """Memory in use by anybody."""
 
+    def driver_reserved_bytes(self, gpu: Gpu) -> int:
+        """Memory that the driver keeps for itself."""
+
     def processes(self, gpu: Gpu) -> tuple[GpuProcess, ...]:
         """Processes on the card."""
 

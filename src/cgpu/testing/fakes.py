@@ -35,6 +35,11 @@ class FakeNode:
     limits: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)  # (GPU, cgroup) -> soft, hard
     limit_calls: list[tuple[str, int, int | None]] = field(default_factory=list)  # cgroup, soft, hard
 
+    def driver_reserved_bytes(self, gpu: Gpu) -> int:
+        """Memory that the driver keeps for itself."""
+        del gpu
+        return self.reserved_bytes
+
     def limits_memory(self, gpu: Gpu, cgroup: Path) -> bool:
         """Whether limits can be set."""
         del gpu, cgroup

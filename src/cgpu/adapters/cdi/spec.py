@@ -48,20 +48,30 @@ def device_of_file(file: str) -> str:
 
 
 def content(name: str, mounts: Iterable[ViewMount], program: Path, environment: Mapping[str, str]) -> bytes:
-    """The file of a device with these edits.
+    """The file of a device of ``cgpu cdi`` with these edits."""
+    return document(container.CDI_KIND, {name: edits(mounts, program, environment)})
+
+
+def edits(mounts: Iterable[ViewMount], program: Path, environment: Mapping[str, str]) -> dict[str, Any]:
+    """What a device does to a container.
 
     ``program`` is cgpu-runtime. As a hook it makes the container's /etc a mount point, which the container's
     root cannot rename; an edit cannot, since it does not know where the container's root is.
     """
-    edits: dict[str, Any] = {"mounts": [_mount(mount) for mount in mounts], "hooks": [_hook(program)]}
+    found: dict[str, Any] = {"mounts": [_mount(mount) for mount in mounts], "hooks": [_hook(program)]}
     if environment:
-        edits["env"] = [f"{variable}={value}" for variable, value in environment.items()]
-    document = {
-        "cdiVersion": _lowest_version(name),
-        "kind": container.CDI_KIND,
-        "devices": [{"name": name, "containerEdits": edits}],
+        found["env"] = [f"{variable}={value}" for variable, value in environment.items()]
+    return found
+
+
+def document(kind: str, devices: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """The file of some devices, by name, with their edits; there is at least one."""
+    value = {
+        "cdiVersion": _lowest_version(devices),
+        "kind": kind,
+        "devices": [{"name": name, "containerEdits": made} for name, made in devices.items()],
     }
-    return json.dumps(document, indent=2).encode() + b"\n"
+    return json.dumps(value, indent=2).encode() + b"\n"
 
 
 def written(name: str, content: bytes) -> Written:
@@ -91,9 +101,9 @@ def simulated_environment(gpu_uuids: Iterable[str]) -> dict[str, str]:
     }
 
 
-def _lowest_version(name: str) -> str:
-    # Above _EARLIEST only the name can lead: the mounts have no type (0.4.0), and there are no annotations (0.6.0).
-    return _DIGIT_FIRST if name[0].isdecimal() else _EARLIEST
+def _lowest_version(names: Iterable[str]) -> str:
+    # Above _EARLIEST only a name can lead: the mounts have no type (0.4.0), and there are no annotations (0.6.0).
+    return _DIGIT_FIRST if any(name[0].isdecimal() for name in names) else _EARLIEST
 
 
 def _hook(program: Path) -> dict[str, Any]:
