@@ -18,6 +18,7 @@ from cgpu.cli import (
     explain,
     info,
     install,
+    k8s,
     policy,
     ps,
     run,
@@ -53,6 +54,7 @@ _VERBS: Final = (
     runtime,
     cdi,
     tree,
+    k8s,
     sim,
     demo,
 )
