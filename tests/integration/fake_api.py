@@ -21,10 +21,10 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 Json = dict[str, Any]
-_PLURALS = {"nodes": "", "pods": "", "events": "", "daemonsets": "apps"}
 _PATH = re.compile(
-    r"/(?:api/v1|apis/(?P<group>[a-z.]+)/v1)(?:/namespaces/(?P<namespace>[^/]+))?"
-    r"/(?P<plural>nodes|pods|events|daemonsets)(?:/(?P<name>[^/]+)(?:/(?P<sub>log))?)?"
+    r"/(?:api/v1|apis/(?P<group>[a-z0-9.]+)/v1)(?:/namespaces/(?P<namespace>[^/]+))?"
+    r"/(?P<plural>nodes|pods|events|daemonsets|deployments|resourceslices|resourceclaims|deviceclasses|endpointslices"
+    r"|mutatingwebhookconfigurations|validatingwebhookconfigurations)(?:/(?P<name>[^/]+)(?:/(?P<sub>log))?)?"
 )
 
 
@@ -61,6 +61,13 @@ class FakeApi:
     pods: list[Json] = field(default_factory=list)
     daemonsets: list[Json] = field(default_factory=list)
     events: list[Json] = field(default_factory=list)
+    resourceslices: Sequence[Json] = ()
+    resourceclaims: Sequence[Json] = ()
+    deviceclasses: Sequence[Json] = ()
+    deployments: Sequence[Json] = ()
+    endpointslices: Sequence[Json] = ()
+    mutatingwebhookconfigurations: Sequence[Json] = ()
+    validatingwebhookconfigurations: Sequence[Json] = ()
     logs: dict[tuple[str, str, bool], Sequence[bytes]] = field(default_factory=dict)
     """By pod, container and whether it is the previous run's: the chunks."""
 

@@ -32,6 +32,7 @@ from cgpu.adapters.kube_answers import (
     unreachable,
 )
 from cgpu.adapters.kube_connection import choose_access, open_client
+from cgpu.adapters.kube_objects import Kind
 from cgpu.doctor.cluster import GPU_MEMORY, asks_for_gpu_memory
 from cgpu.doctor.pod_texts import container_logs, event_text, status_text
 from cgpu.errors import ClusterError
@@ -154,6 +155,18 @@ class Cluster:
             # The kubelet's answer for a container that waits, or whose earlier log is gone already.
             if error.status not in (_BAD_REQUEST, _NOT_FOUND):
                 raise
+
+    def objects(
+        self, kind: Kind, *, namespace: str = "", fields: str = "", labels: str = "", mark: bytes = b""
+    ) -> Iterator[Object]:
+        """All objects of a kind, of one or all namespaces, that selectors choose and whose text has ``mark`` in it."""
+        params = {"fieldSelector": fields or None, "labelSelector": labels or None}
+        pages = self._list(f"list {kind.plural}", kind.at(namespace), params, _any, mark)
+        return (item for page in pages for item in page.items)
+
+    def version(self) -> str:
+        """The API server's, such as ``v1.37.2``."""
+        return str(self._ask("ask for the version", "GET", "/version", {}).get("gitVersion") or "")
 
     # --- probe pods
 

@@ -62,8 +62,27 @@ def _reports(options: argparse.Namespace, dataset: Dataset) -> int:
         for report in examined:
             totals.add(report)
             spool.add(rank_of(report), report)
+        installed = _installation(options, dataset) if options.cluster else None
+        if installed is not None:
+            totals.add(installed)
+            spool.add(rank_of(installed), installed)
         _write(options, _formatted(options, spool, totals))
     return totals.exit_code
+
+
+def _installation(options: argparse.Namespace, dataset: Dataset) -> Report | None:
+    """Of cgpu in the cluster; None where nothing of it is there and nobody asks."""
+    from cgpu.adapters import kube
+    from cgpu.doctor.facts import Facts
+    from cgpu.doctor.outcome import Report
+    from cgpu.k8s.installation import REPORT, check_installation
+    from cgpu.k8s.installation_reader import read_installation
+
+    with kube.connect(options.kubeconfig, options.context) as cluster:
+        seen = read_installation(cluster)
+    if not seen.installed and not options.ours:
+        return None
+    return Report(REPORT, check_installation(seen), Facts({}), None, dataset.date, of_node=False)
 
 
 def _formatted(options: argparse.Namespace, reports: Iterable[Report], totals: Totals) -> Iterator[str]:

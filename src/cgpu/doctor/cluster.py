@@ -16,6 +16,7 @@ from cgpu.compat.dataset import shipped
 from cgpu.doctor import container_os
 from cgpu.doctor.facts import Fact, Facts
 from cgpu.doctor.node_checks import ALIBABA_DAEMONSETS
+from cgpu.doctor.node_selection import NodeSelection, selection_of
 from cgpu.errors import FactError
 
 GPU_MEMORY: Final = "aliyun.com/gpu-mem"
@@ -216,10 +217,7 @@ class DaemonSet:
 
     def chooses(self, labels: Mapping[str, str], node: str) -> bool:
         """Whether its pods run on a node of these labels, as far as taints let them."""
-        named = {**labels, "metadata.name": node}
-        return all(labels.get(key) == value for key, value in self.selector.items()) and (
-            not self.terms or any(term and all(_matches(named, rule) for rule in term) for term in self.terms)
-        )
+        return NodeSelection(self.selector, self.terms).chooses(labels, node)
 
 
 def gpu_daemon_set(item: Mapping[str, Any]) -> DaemonSet | None:
@@ -229,14 +227,8 @@ def gpu_daemon_set(item: Mapping[str, Any]) -> DaemonSet | None:
     if name not in ALIBABA_DAEMONSETS and labels.get(_NAME_LABEL) != _OURS:
         return None
     spec = _mapping(_mapping(_mapping(item.get("spec")).get("template")).get("spec"))
-    affinity = _mapping(_mapping(spec.get("affinity")).get("nodeAffinity"))
-    required = _mapping(affinity.get("requiredDuringSchedulingIgnoredDuringExecution"))
-    terms = tuple(
-        tuple(rule for key in ("matchExpressions", "matchFields") for rule in term.get(key) or ())
-        for term in required.get("nodeSelectorTerms") or ()
-    )
-    selector = {str(key): str(value) for key, value in _mapping(spec.get("nodeSelector")).items()}
-    return DaemonSet(f"{metadata.get('namespace')}/{name}", selector, terms)
+    chosen = selection_of(spec)
+    return DaemonSet(f"{metadata.get('namespace')}/{name}", chosen.selector, chosen.terms)
 
 
 def daemon_sets_fact(sets: Iterable[DaemonSet], facts: Facts) -> Fact:
@@ -244,21 +236,6 @@ def daemon_sets_fact(sets: Iterable[DaemonSet], facts: Facts) -> Fact:
     labels, node = facts.value("labels") or {}, facts.value("node") or ""
     names = sorted(item.name for item in sets if item.chooses(labels, node))
     return Fact(names, "DaemonSets whose node selector and affinity choose the node")
-
-
-def _matches(labels: Mapping[str, str], rule: Mapping[str, Any]) -> bool:
-    """One expression of a node selector (Kubernetes API, NodeSelectorRequirement)."""
-    value, operator = labels.get(str(rule.get("key"))), rule.get("operator")
-    values = [str(item) for item in rule.get("values") or ()]
-    if operator in ("Exists", "DoesNotExist"):
-        return bool((value is not None) == (operator == "Exists"))
-    if operator in ("In", "NotIn"):
-        return bool((value in values) == (operator == "In"))
-    try:
-        given, bound = int(value or ""), int(values[0])
-    except (ValueError, IndexError):
-        return False
-    return given > bound if operator == "Gt" else operator == "Lt" and given < bound
 
 
 # --- what the probe adds

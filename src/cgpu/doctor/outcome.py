@@ -36,7 +36,10 @@ _EXITS: Final = {
 }
 # Where these cannot be checked, the node is not called unchecked: the facts they need come from a cluster,
 # which a node by itself cannot be asked for, or say nothing about whether cGPU works.
-_BESIDE: Final = ("issue:pod-limit", "requirement:", "installer", "labels", "daemonsets", "cpu-manager", "gpu-driver")
+_BESIDE: Final = (
+    "issue:pod-limit", "requirement:", "installer", "labels", "daemonsets", "cpu-manager", "gpu-driver",
+    "cluster:claim-rate", "cluster:gate", "cluster:versions",
+)  # fmt: skip
 _NOTHING: Final = Check("", Verdict.NOT_OBSERVED, "", "", "")
 
 
@@ -71,6 +74,9 @@ class Report:
 
     data_date: date
     """Of the compatibility data."""
+
+    of_node: bool = True
+    """False: it is of the cluster, not of a node in it."""
 
     @property
     def verdict(self) -> Verdict:

@@ -19,6 +19,9 @@ class Totals:
     nodes: dict[Verdict, int] = field(default_factory=dict)
     """Nodes, by their verdicts."""
 
+    beside: dict[Verdict, int] = field(default_factory=dict)
+    """Reports that are of no node, by their verdicts."""
+
     checks: dict[Verdict, int] = field(default_factory=dict)
     """Checks of all nodes, by their verdicts."""
 
@@ -26,8 +29,9 @@ class Totals:
     """The names of all checks, in the order in which they came."""
 
     def add(self, report: Report) -> None:
-        """One more node."""
-        self.nodes[report.verdict] = self.nodes.get(report.verdict, 0) + 1
+        """One more report."""
+        counts = self.nodes if report.of_node else self.beside
+        counts[report.verdict] = counts.get(report.verdict, 0) + 1
         for check in report.checks:
             self.checks[check.verdict] = self.checks.get(check.verdict, 0) + 1
             self.names[check.name] = None
@@ -39,13 +43,13 @@ class Totals:
 
     @property
     def verdict(self) -> Verdict:
-        """The worst node's; ``not observed`` where there is none."""
-        return min(self.nodes, key=lambda verdict: verdict.rank, default=Verdict.NOT_OBSERVED)
+        """The worst report's; ``not observed`` where there is none."""
+        return min((*self.nodes, *self.beside), key=lambda verdict: verdict.rank, default=Verdict.NOT_OBSERVED)
 
     @property
     def exit_code(self) -> Exit:
         """What ``cgpu doctor`` exits with."""
-        return exit_of(self.nodes)
+        return exit_of((*self.nodes, *self.beside))
 
     @property
     def data(self) -> str:
