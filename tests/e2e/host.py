@@ -1,7 +1,8 @@
 """A host of one's own: namespaces in which the engines' mounts, sockets and cgroups harm nobody.
 
-The mount namespace has cgroup v2 alone on /sys/fs/cgroup, as a current distribution has, and an empty
-/run; the network namespace has a loopback device and nothing else. All of it goes with its processes.
+The mount namespace has an empty /run and, unless told otherwise, cgroup v2 alone on /sys/fs/cgroup, as a
+current distribution has; the network namespace has a loopback device and nothing else. All of it goes with
+its processes.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ set -e
 {cgroups}
 mount -t tmpfs tmpfs /run
 ip link set lo up
+{more}
 echo ready
 exec env --ignore-signal=CHLD cat
 """
@@ -55,13 +57,21 @@ class Host:
     folder: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="cgpu-e2e-")))
     only_v2: bool = True
     """Whether cgroup v2 alone is there; else what this machine has of v1."""
+    prepare: tuple[str, ...] = ()
+    """Commands that are run in the namespaces before anything else; the variable FOLDER is the host's folder."""
     _holder: subprocess.Popen[str] | None = None
     _started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def __enter__(self) -> Self:
-        prepare = _PREPARE.format(cgroups=_ONLY_V2 if self.only_v2 else _ONLY_V1)
-        command = [*_UNSHARE, "--propagation", "private", "sh", "-c", prepare]
-        self._holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        more = "\n".join(self.prepare)
+        script = _PREPARE.format(cgroups=_ONLY_V2 if self.only_v2 else _ONLY_V1, more=more)
+        self._holder = subprocess.Popen(
+            [*_UNSHARE, "--propagation", "private", "sh", "-c", script],
+            env={**os.environ, "FOLDER": str(self.folder)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         assert self._holder.stdout
         assert self._holder.stdout.readline() == "ready\n"
         return self
@@ -75,14 +85,14 @@ class Host:
         shutil.rmtree(self.folder)
 
     @property
-    def _first(self) -> int:
+    def first(self) -> int:
         """The first process of the namespaces, which has pid 1 there."""
         assert self._holder is not None
         return _child(self._holder.pid)
 
     def inside(self, command: tuple[str, ...]) -> list[str]:
         """The command that runs a command in the namespaces (`ip netns exec` would hide the cgroups)."""
-        return ["nsenter", f"--target={self._first}", "--mount", "--net", "--pid", "--", *command]
+        return ["nsenter", f"--target={self.first}", "--mount", "--net", "--pid", "--", *command]
 
     def run(
         self, *command: str, check: bool = False, env: Mapping[str, str] | None = None, text_in: str = ""

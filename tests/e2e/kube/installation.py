@@ -1,0 +1,196 @@
+"""cgpu in a cluster, as a person installs it: our image on the nodes, our chart by Helm."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+import yaml
+
+from native import build
+from tests.e2e import image
+from tests.e2e.host import eventually
+from tests.e2e.kube import cgpu_image, images, programs
+from tests.e2e.kube.cluster import Cluster
+from tests.e2e.tools import SEARCHED
+
+CHART: Final = build.ROOT / "deploy" / "helm" / "cgpu"
+CLIENT: Final = "docker.io/local/client:1"
+AGENT_NAMESPACE: Final = "cgpu-agent"
+_RELEASE: Final = "cgpu"
+NAMESPACE: Final = "cgpu-system"
+_POD_S: Final = 60.0
+_BEGIN_S: Final = 150.0
+CARDS: Final = 2
+"""Of each node."""
+
+VALUES: Final[Mapping[str, Any]] = {
+    "image": {"repository": cgpu_image.NAME.rpartition(":")[0], "tag": "1", "pullPolicy": "Never"},
+    "simulated": {"enabled": True, "profile": "t4", "cards": CARDS},
+}
+
+
+class Installation:
+    """The chart in a cluster."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.kubectl = cluster.control_plane.kubectl
+        self._folder = cluster.control_plane.host.folder / "installation"
+
+    def begin(self) -> None:
+        """Everything from the images to offered cards, whose memory and compute are divided."""
+        self.load_images()
+        self.kubectl("create", "namespace", NAMESPACE)
+        self.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
+        self.install()
+        names = [worker.name for worker in self.cluster.workers]
+        for name in names:
+            self.label(name, schedule="core_mem")
+        eventually(lambda: all(len(self.devices(name)) == CARDS for name in names), "all cards are offered", _BEGIN_S)
+        for deployment in ("cgpu-webhook", "cgpu-controller"):
+            self.roll_out(f"deployment/{deployment}", NAMESPACE)
+
+    def roll_out(self, name: str, namespace: str) -> None:
+        """Wait until all pods of a workload are of its newest form, and ready."""
+        eventually(lambda: "successfully" in self.kubectl(
+            "rollout", "status", name, f"--namespace={namespace}", "--watch=false"
+        ), f"{name} is rolled out", _BEGIN_S)  # fmt: skip
+
+    def load_images(self) -> None:
+        """Make the images and put them on every node."""
+        self._folder.mkdir()
+        rootfs = image.make_rootfs(self._folder / "client")
+        client = images.archive(rootfs, CLIENT, self._folder / "client.tar", environment={"PATH": image.PATH})
+        for archive in (client, cgpu_image.make(self._folder)):
+            for worker in self.cluster.workers:
+                worker.import_image(archive)
+
+    def install(self, values: Mapping[str, Any] = VALUES) -> str:
+        """Install the chart, or change what is installed; what Helm says."""
+        file = self._folder / "values.yaml"
+        file.write_text(yaml.safe_dump(dict(values)))
+        return self._helm(
+            "upgrade", "--install", _RELEASE, str(CHART), f"--namespace={NAMESPACE}", f"--values={file}",
+        )  # fmt: skip
+
+    def uninstall(self) -> str:
+        """Take it away."""
+        return self._helm("uninstall", _RELEASE, f"--namespace={NAMESPACE}", "--wait")
+
+    def label(self, node: str, **labels: str | None) -> None:
+        """Set ACK's labels of a node; None removes one. ``schedule`` and ``placement`` are ack.node.gpu.<name>."""
+        words = [
+            f"ack.node.gpu.{name}={value}" if value is not None else f"ack.node.gpu.{name}-"
+            for name, value in labels.items()
+        ]
+        self.kubectl("label", "node", node, "--overwrite", *words)
+
+    def devices(self, node: str) -> list[dict[str, Any]]:
+        """What the node offers now, in the scheduler's order."""
+        return [device for item in self.get("resourceslices") if item["spec"]["nodeName"] == node
+                for device in item["spec"].get("devices", [])]  # fmt: skip
+
+    def get(self, kind: str, namespace: str = "") -> list[dict[str, Any]]:
+        """All objects of a kind, in all namespaces or in one."""
+        where = [f"--namespace={namespace}"] if namespace else ["--all-namespaces"]
+        items: list[dict[str, Any]] = json.loads(self.kubectl("get", kind, *where, "-o=json"))["items"]
+        return items
+
+    def apply(self, *documents: Mapping[str, Any]) -> None:
+        """Create or change objects."""
+        self.kubectl("apply", "-f", "-", text_in=yaml.safe_dump_all(documents))
+
+    def delete(self, kind: str, *names: str) -> None:
+        """Delete objects of the default namespace, and wait until they are gone."""
+        self.kubectl("delete", kind, *names, "--wait=true", "--ignore-not-found")
+
+    def phase(self, pod: str) -> str:
+        """Of a pod in the default namespace."""
+        return self.kubectl("get", "pod", pod, "-o=jsonpath={.status.phase}")
+
+    def wait_for(self, pod: str, *phases: str) -> str:
+        """Wait until the pod is in one of the phases."""
+        try:
+            eventually(lambda: self.phase(pod) in phases, f"pod {pod} is {' or '.join(phases)}", _POD_S)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.kubectl('describe', 'pod', pod)}") from error
+        return self.phase(pod)
+
+    def logs(self, pod: str) -> str:
+        """What a pod in the default namespace has printed."""
+        return self.kubectl("logs", pod)
+
+    def agent_pod(self, node: str) -> str:
+        """The name of the agent's pod on a node."""
+        pods = self.get("pods", AGENT_NAMESPACE)
+        return next(
+            str(pod["metadata"]["name"])
+            for pod in pods
+            if pod["spec"]["nodeName"] == node and "deletionTimestamp" not in pod["metadata"]
+        )
+
+    def cgpu(self, node: str, *arguments: str) -> str:
+        """Run cgpu in the agent's pod on a node; what it prints."""
+        command = ("python3", "-m", "cgpu", *arguments)
+        return self.kubectl("exec", f"--namespace={AGENT_NAMESPACE}", self.agent_pod(node), "-c=agent", "--", *command)
+
+    def tenants(self, node: str) -> list[dict[str, Any]]:
+        """The agent's tenants on a node."""
+        found: list[dict[str, Any]] = json.loads(self.cgpu(node, "ps", "--json"))
+        return found
+
+    def left_on(self, node: str) -> list[str]:
+        """What is left of claims on a node: CDI files and views."""
+        host = next(worker.host for worker in self.cluster.workers if worker.name == node)
+        listed = host.run("find", "/var/run/cdi", "/run/cgpu", "-path", "*k8s*", "-o", "-name", "*.json").stdout
+        return [path for path in listed.split() if "cgpu.dev-claim" in path or "/k8s/" in path]
+
+    def _helm(self, *arguments: str) -> str:
+        admin = self.cluster.control_plane.admin
+        environment = {"PATH": SEARCHED, "HOME": str(self._folder)}
+        host = self.cluster.control_plane.host
+        return host.run(str(programs.helm()), f"--kubeconfig={admin}", *arguments, check=True, env=environment).stdout
+
+
+def template(
+    name: str, memory: str, compute: str | None = None, *, count: int = 1, **parameters: Any
+) -> dict[str, Any]:
+    """A claim template with one request, ``gpu``."""
+    amounts = {"memory": memory} | ({"compute": compute} if compute else {})
+    exactly = {"deviceClassName": "gpu.cgpu.dev", "count": count, "capacity": {"requests": amounts}}
+    devices: dict[str, Any] = {"requests": [{"name": "gpu", "exactly": exactly}]}
+    if parameters:
+        head = {"apiVersion": "gpu.cgpu.dev/v1", "kind": "ShareParameters"}
+        devices["config"] = [{"opaque": {"driver": "gpu.cgpu.dev", "parameters": head | parameters}}]
+    return {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceClaimTemplate",
+        "metadata": {"name": name},
+        "spec": {"spec": {"devices": devices}},
+    }
+
+
+def pod(name: str, claim_template: str, *command: str, node: str | None = None, **spec: Any) -> dict[str, Any]:
+    """A pod of one container with a claim of a template."""
+    container = {
+        "name": "main",
+        "image": CLIENT,
+        "command": list(command),
+        "resources": {"claims": [{"name": "gpu"}]},
+    }
+    chosen = {"nodeSelector": {"kubernetes.io/hostname": node}} if node else {}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name},
+        "spec": {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 1,
+            "resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": claim_template}],
+            "containers": [container],
+            **chosen,
+            **spec,
+        },
+    }

@@ -1,0 +1,99 @@
+"""What nodes offer: by their labels, in the order that they ask for, and written by nobody else."""
+
+from __future__ import annotations
+
+import json
+
+import yaml
+
+from tests.e2e.host import eventually
+from tests.e2e.kube.installation import AGENT_NAMESPACE, Installation, pod, template
+
+SLEEP = ("sleep", "3600")
+
+
+def test_a_card_says_what_it_has(installation: Installation):
+    device = installation.devices("node-a")[0]
+    attributes = {name: next(iter(value.values())) for name, value in device["attributes"].items()}
+    assert attributes["productName"] == "Tesla T4"
+    assert attributes["isolation"] == "memory-and-compute"
+    assert attributes["policy"] == "soft"
+    (machine,) = [row for row in json.loads(installation.cgpu("node-a", "info", "--json"))["gpus"] if row["index"] == 0]
+    assert attributes["uuid"] == machine["uuid"]
+
+
+def test_labels_decide_what_is_divided_and_whether_anything_is(installation: Installation):
+    try:
+        installation.label("node-b", schedule="cgpu")
+        eventually(
+            lambda: installation.devices("node-b") and "compute" not in installation.devices("node-b")[0]["capacity"],
+            "no compute is offered",
+        )
+        installation.label("node-b", schedule="default")
+        eventually(lambda: not installation.devices("node-b"), "nothing is offered")
+    finally:
+        installation.label("node-b", schedule="core_mem")
+    eventually(lambda: len(installation.devices("node-b")) == 2, "all is offered again")
+
+
+def test_binpack_fills_a_card_and_spread_changes(installation: Installation):
+    installation.apply(template("one", "1Gi"))
+
+    def cards(prefix: str) -> list[int]:
+        for number in range(2):
+            installation.apply(pod(f"{prefix}-{number}", "one", *SLEEP, node="node-a"))
+            installation.wait_for(f"{prefix}-{number}", "Running")
+            eventually(lambda: len(installation.devices("node-a")) == 2, "the slice is whole")
+        found = [share["gpu_index"] for row in installation.tenants("node-a") for share in row["shares"]]
+        installation.delete("pod", *(f"{prefix}-{number}" for number in range(2)))
+        return sorted(found)
+
+    def first() -> int:
+        index: int = installation.devices("node-a")[0]["attributes"]["index"]["int"]
+        return index
+
+    assert cards("packed") == [0, 0]
+    try:
+        installation.label("node-a", placement="spread")
+        installation.apply(pod("spread-0", "one", *SLEEP, node="node-a"))
+        installation.wait_for("spread-0", "Running")
+        eventually(lambda: first() == 1, "the emptier card is first")
+        installation.apply(pod("spread-1", "one", *SLEEP, node="node-a"))
+        installation.wait_for("spread-1", "Running")
+        found = [share["gpu_index"] for row in installation.tenants("node-a") for share in row["shares"]]
+        assert sorted(found) == [0, 1]
+    finally:
+        installation.label("node-a", placement=None)
+
+
+def test_slices_that_somebody_deletes_are_written_again(installation: Installation):
+    installation.kubectl("delete", "resourceslices", "--all")
+    for worker in installation.cluster.workers:
+        eventually(lambda name=worker.name: len(installation.devices(name)) == 2, "they are back")  # type: ignore[misc]
+
+
+def test_an_agent_may_write_its_own_nodes_slices_only(installation: Installation):
+    """With its own token, as somebody would who has taken over the node."""
+    (theirs,) = [item for item in installation.get("resourceslices") if item["spec"]["nodeName"] == "node-b"]
+    script = (
+        "import sys\n"
+        "from cgpu.adapters.kube_objects import SLICES, connect\n"
+        "from cgpu.errors import ClusterError\n"
+        "try:\n"
+        "    connect().{}\n"
+        "except ClusterError as error:\n"
+        "    print(error)\n"
+    )
+    agent = installation.agent_pod("node-a")
+
+    def as_agent(call: str) -> str:
+        command = ("python3", "-c", script.format(call))
+        return installation.kubectl("exec", f"--namespace={AGENT_NAMESPACE}", agent, "-c=agent", "--", *command)
+
+    name = theirs["metadata"]["name"]
+    assert "node-a writes its own node's slices only" in as_agent(f"delete(SLICES, '', {name!r})")
+    foreign = yaml.safe_load(yaml.safe_dump(theirs))
+    foreign["metadata"] = {"name": "made-up"}
+    assert "node-a writes its own node's slices only" in as_agent(f"create(SLICES, {foreign!r})")
+    foreign["spec"] |= {"nodeName": "node-a", "driver": "gpu.nvidia.com"}
+    assert "slices of the driver gpu.cgpu.dev only" in as_agent(f"create(SLICES, {foreign!r})")

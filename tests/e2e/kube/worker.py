@@ -1,0 +1,198 @@
+"""A node: containerd, kubelet and kube-proxy on a host, each as a real node has it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+import yaml
+
+from tests.e2e.host import Host, Process, eventually
+from tests.e2e.kube.control_plane import ControlPlane
+from tests.e2e.tools import SEARCHED, program
+
+PAUSE: Final = "docker.io/local/pause:1"
+_CNI: Final = "/usr/lib/cni"
+_START_S: Final = 60.0
+
+
+@dataclass
+class Worker:
+    """A context manager. ``name`` is the node's; processes are known by their programs' names."""
+
+    host: Host
+    name: str
+    address: str
+    pods: str
+    control_plane: ControlPlane
+    containerd: Path
+    processes: dict[str, Process] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Configuration, images and logs. What has its place on every node (/var/lib/kubelet) is there."""
+        return self.host.folder / "node"
+
+    @property
+    def socket(self) -> str:
+        """containerd's."""
+        return f"{self.folder}/containerd.sock"
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir()
+        self._write_configuration()
+        try:
+            for name in ("containerd", "kubelet", "kube-proxy"):
+                self.start(name)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in ("kube-proxy", "kubelet", "containerd"):
+            if name in self.processes:
+                self.host.stop(self.processes.pop(name))
+
+    def start(self, name: str) -> None:
+        """Start a program; containerd is waited for."""
+        programs = self.containerd if name == "containerd" else self.control_plane.programs
+        path = os.pathsep.join([str(self.containerd), SEARCHED])
+        process = self.host.start(
+            str(programs / name), *self._options(name), log=self.folder / f"{name}.log", env={"PATH": path}
+        )
+        self.processes[name] = process
+        if name == "containerd":
+            eventually(lambda: process.poll() is not None or self._answers(), "containerd answers", _START_S)
+        assert process.poll() is None, (self.folder / f"{name}.log").read_text()[-3000:]
+
+    def kill(self, name: str) -> None:
+        """End a program without a word; its containers go on."""
+        process = self.processes.pop(name)
+        self.host.signal(process, signal.SIGKILL)
+        process.wait()
+
+    def ctr(self, *arguments: str) -> str:
+        """containerd's own command, in the namespace that the kubelet's containers have."""
+        return self.host.run(*self._ctr, "--namespace=k8s.io", *arguments, env={"PATH": SEARCHED}, check=True).stdout
+
+    def import_image(self, archive: Path) -> None:
+        """Put an image, an OCI layout in a tar, on this node."""
+        self.ctr("images", "import", str(archive))
+
+    def ready(self) -> bool:
+        """Whether the API server takes the node for ready."""
+        nodes: dict[str, Any] = json.loads(self.control_plane.kubectl("get", "nodes", "-o=json"))
+        conditions = [
+            condition
+            for item in nodes["items"]
+            if item["metadata"]["name"] == self.name
+            for condition in item["status"].get("conditions", ())
+        ]
+        return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+
+    @property
+    def _ctr(self) -> tuple[str, ...]:
+        return str(self.containerd / "ctr"), f"--address={self.socket}"
+
+    def _answers(self) -> bool:
+        return self.host.run(*self._ctr, "version", env={"PATH": SEARCHED}).returncode == 0
+
+    def _options(self, name: str) -> list[str]:
+        match name:
+            case "containerd":
+                return [f"--config={self.folder / 'containerd.toml'}"]
+            case "kubelet":
+                return [
+                    f"--config={self.folder / 'kubelet.yaml'}",
+                    f"--kubeconfig={self.folder / 'kubelet.kubeconfig'}",
+                    f"--hostname-override={self.name}",
+                    f"--node-ip={self.address}",
+                ]
+            case _:
+                return [f"--config={self.folder / 'kube-proxy.yaml'}", f"--hostname-override={self.name}"]
+
+    def _write_configuration(self) -> None:
+        pki, server = self.control_plane.pki, self.control_plane.server
+        user = f"system:node:{self.name}"
+        kubelet = pki.kubeconfig(f"kubelet-{self.name}", server, user, groups=["system:nodes"])
+        proxy = pki.kubeconfig(f"kube-proxy-{self.name}", server, "system:kube-proxy")
+        (self.folder / "kubelet.kubeconfig").symlink_to(kubelet)
+        self._write_yaml("kubelet.yaml", self._kubelet())
+        self._write_yaml(
+            "kube-proxy.yaml",
+            {
+                "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+                "kind": "KubeProxyConfiguration",
+                "mode": "nftables",
+                "clientConnection": {"kubeconfig": str(proxy)},
+                "conntrack": {"maxPerCore": 0},  # not this namespace's to set
+            },
+        )
+        (self.folder / "containerd.toml").write_text(self._containerd())
+        self._write_network()
+
+    def _write_network(self) -> None:
+        folder = self.folder / "cni"
+        folder.mkdir()
+        ipam = {
+            "type": "host-local",
+            "ranges": [[{"subnet": self.pods}]],
+            "routes": [{"dst": "0.0.0.0/0"}],
+            "dataDir": f"{folder}/leases",
+        }
+        bridge = {"type": "bridge", "bridge": "br-pods", "isGateway": True, "hairpinMode": True, "ipam": ipam}
+        document = {"cniVersion": "1.0.0", "name": "pods", "plugins": [bridge]}
+        (folder / "10-pods.conflist").write_text(json.dumps(document))
+
+    def _kubelet(self) -> dict[str, Any]:
+        pki = self.control_plane.pki
+        serving = pki.sign(f"serving-{self.name}", self.name, hosts=[self.name, self.address])
+        return {
+            "apiVersion": "kubelet.config.k8s.io/v1beta1",
+            "kind": "KubeletConfiguration",
+            "authentication": {"x509": {"clientCAFile": str(pki.authority)}, "anonymous": {"enabled": False}},
+            "authorization": {"mode": "Webhook"},
+            "tlsCertFile": str(serving.certificate),
+            "tlsPrivateKeyFile": str(serving.key),
+            "containerRuntimeEndpoint": f"unix://{self.socket}",
+            "cgroupDriver": "cgroupfs",
+            "cgroupsPerQOS": False,
+            "enforceNodeAllocatable": [],
+            "failSwapOn": False,
+            "failCgroupV1": False,
+            "featureGates": {"KubeletInUserNamespace": True},  # root without CAP_SYS_RESOURCE is enough
+            "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+            "imageGCHighThresholdPercent": 100,
+            "maxPods": 250,
+            "podLogsDir": f"{self.folder}/pod-logs",
+        }
+
+    def _containerd(self) -> str:
+        return f"""version = 3
+root = "{self.folder}/containerd"
+state = "{self.folder}/containerd-state"
+[grpc]
+address = "{self.socket}"
+[plugins.'io.containerd.cri.v1.runtime']
+enable_cdi = true
+cdi_spec_dirs = ["/etc/cdi", "/var/run/cdi"]
+restrict_oom_score_adj = true
+disable_apparmor = true
+[plugins.'io.containerd.cri.v1.runtime'.cni]
+bin_dirs = ["{_CNI}"]
+conf_dir = "{self.folder}/cni"
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
+BinaryName = "{program("runc")}"
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+sandbox = "{PAUSE}"
+"""
+
+    def _write_yaml(self, file: str, document: dict[str, Any]) -> None:
+        (self.folder / file).write_text(yaml.safe_dump(document))
