@@ -80,10 +80,16 @@ def kill_agent(installation: Installation) -> None:
 
 
 def kill_kubelet(installation: Installation) -> None:
-    """When it starts it deletes the node's slices."""
+    """When it starts it deletes the node's slices, and the agent writes them again."""
+
+    def slices() -> set[str]:
+        rows = installation.get("resourceslices")
+        return {row["metadata"]["uid"] for row in rows if row["spec"]["nodeName"] == NODE}
+
+    before = slices()
     worker(installation).kill("kubelet")
     worker(installation).start("kubelet")
-    eventually(lambda: not installation.devices(NODE), "the slices are deleted", 20)
+    eventually(lambda: (now := slices()) and not now & before, "there are other slices")
 
 
 def kill_containerd(installation: Installation) -> None:
