@@ -167,10 +167,10 @@ def test_slices_that_were_wiped_are_made_again():
     assert len(todo.create) == 1
 
 
-SIZES = st.sampled_from([0, 1, 2, 64, 65, 129])
+SIZES = st.sampled_from([0, 1, 2, 64, 65])
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=12)
 @given(SIZES, SIZES, st.integers(1, 9))
 def test_after_a_plan_there_is_nothing_left_to_plan(before: int, after: int, generation: int):
     offered_before = devices([card(i) for i in range(before)], BOTH, {})
