@@ -1,78 +1,114 @@
-"""All objects of a kind as they are in the cluster, kept up to date by a watch."""
+"""All objects of a kind, reduced to what is needed of them and kept as the API server has them, by a watch."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final, Generic, TypeVar
 
 from cgpu.adapters.kube_objects import ExpiredError, Kind, Object, ObjectClient
 from cgpu.errors import CgpuError
 
+T = TypeVar("T")
+Key = tuple[str, str]  # namespace, name
 _LOG: Final = logging.getLogger(__name__)
-_AGAIN_S: Final = 2.0
+_BOOKMARK: Final = "BOOKMARK"
 
 
-class Mirror:
-    """Safe for several threads. ``run`` in one of its own; what is here may be some milliseconds old."""
+class Mirror(Generic[T]):
+    """``start`` it; then it is the newest copy that there is, some milliseconds old. Safe for several threads."""
 
-    def __init__(self, api: ObjectClient, kind: Kind, keep: Callable[[Object], Any], *, fields: str = "") -> None:
-        """``keep`` takes from an object what is of interest; the rest is not kept."""
+    def __init__(
+        self,
+        api: ObjectClient,
+        kind: Kind,
+        parse: Callable[[Object], T | None],
+        changed: Callable[[], None] = lambda: None,
+        *,
+        fields: str = "",
+        again_s: float = 5.0,
+    ) -> None:
+        """``again_s``: the pause after a failure.
+
+        ``parse`` makes of an object what is kept of it, or None: nothing; of one that it raises CgpuError for
+        nothing is kept either. ``changed`` is called when all has been read, and when a copy has changed.
+        """
         self._api = api
         self._kind = kind
-        self._keep = keep
+        self._parse = parse
+        self._changed = changed
         self._fields = fields
+        self._again_s = again_s
+        self._items: dict[Key, T] = {}
         self._lock = threading.Lock()
-        self._kept: dict[tuple[str, str], Any] = {}
         self._stopping = threading.Event()
         self.synced = threading.Event()
         """Set when everything has been read once."""
 
-    def get(self, namespace: str, name: str) -> Any:
+    def get(self, namespace: str, name: str) -> T | None:
         """What was kept of an object, or None."""
         with self._lock:
-            return self._kept.get((namespace, name))
+            return self._items.get((namespace, name))
 
-    def values(self, namespace: str | None = None) -> list[Any]:
-        """What was kept of all objects, or of those of a namespace."""
+    def items(self) -> dict[Key, T]:
+        """By (namespace, name)."""
         with self._lock:
-            return [kept for (place, _), kept in self._kept.items() if namespace in (None, place)]
+            return dict(self._items)
 
-    def run(self) -> None:
-        """Until ``stop``. What cannot be read now is read later."""
-        while not self._stopping.is_set():
-            try:
-                self._follow()
-            except ExpiredError:
-                continue
-            except CgpuError as error:
-                if self._stopping.is_set():
-                    return
-                _LOG.warning("%s: %s; trying again", self._kind.plural, error)
-                self._stopping.wait(_AGAIN_S)
+    def start(self) -> None:
+        """Read and watch in a thread of its own."""
+        threading.Thread(target=self._keep, name=f"mirror of {self._kind.plural}", daemon=True).start()
 
     def stop(self) -> None:
-        """End ``run``: a watch that waits ends when the client is closed."""
+        """End it; closing the client ends a watch that waits."""
         self._stopping.set()
 
-    def _follow(self) -> None:
-        items, version = self._api.list(self._kind, fields=self._fields)
-        with self._lock:
-            self._kept = {_key(item): self._keep(item) for item in items}
-        self.synced.set()
+    def _keep(self) -> None:
+        version = ""
         while not self._stopping.is_set():
-            for event, item in self._api.watch(self._kind, version, fields=self._fields):
-                version = item["metadata"]["resourceVersion"]
-                if event == "BOOKMARK":
-                    continue
-                with self._lock:
-                    if event == "DELETED":
-                        self._kept.pop(_key(item), None)
-                    else:
-                        self._kept[_key(item)] = self._keep(item)
+            try:
+                version = version or self._read()
+                version = self._follow(version)
+            except ExpiredError:
+                version = ""
+            except CgpuError as error:
+                if not self._stopping.is_set():
+                    _LOG.warning("%s: %s; trying again", self._kind.plural, error)
+                version = ""
+                self._stopping.wait(self._again_s)
+
+    def _read(self) -> str:
+        found, version = self._api.list(self._kind, fields=self._fields)
+        items = {_key(item): kept for item in found if (kept := self._kept(item)) is not None}
+        with self._lock:
+            self._items = items
+        self.synced.set()
+        self._changed()
+        return version
+
+    def _follow(self, version: str) -> str:
+        for change, item in self._api.watch(self._kind, version, fields=self._fields):
+            version = item["metadata"]["resourceVersion"]
+            if change == _BOOKMARK:
+                continue
+            key, kept = _key(item), None if change == "DELETED" else self._kept(item)
+            with self._lock:
+                before = self._items.pop(key, None)
+                if kept is not None:
+                    self._items[key] = kept
+            if kept != before:
+                self._changed()
+        return version
+
+    def _kept(self, item: Object) -> T | None:
+        try:
+            return self._parse(item)
+        except CgpuError as error:
+            _LOG.warning("%s %s: %s", self._kind.plural, "/".join(_key(item)), error)
+            return None
 
 
-def _key(item: Object) -> tuple[str, str]:
+def _key(item: Object) -> Key:
     metadata = item["metadata"]
     return metadata.get("namespace", ""), metadata["name"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -27,6 +26,7 @@ PODS_PATH: Final = "/pods"
 CLAIMS_PATH: Final = "/claims"
 TEMPLATES_PATH: Final = "/templates"
 WORKLOADS_PATH: Final = "/workloads"
+_AGAIN_S: Final = 2.0  # reviews wait for what is mirrored
 
 
 class Mirrors:
@@ -34,15 +34,15 @@ class Mirrors:
 
     def __init__(self, api: ObjectClient) -> None:
         self._api = api
-        self._namespaces = Mirror(api, NAMESPACES, _labels)
-        self._quotas = Mirror(api, RESOURCE_QUOTAS, lambda quota: {"spec": quota.get("spec") or {}})
-        self._slices = Mirror(api, SLICES, _sizes, fields=f"spec.driver={names.DRIVER}")
-        self._all = (self._namespaces, self._quotas, self._slices)
+        self._namespaces = Mirror(api, NAMESPACES, _labels, again_s=_AGAIN_S)
+        self._quotas = Mirror(api, RESOURCE_QUOTAS, lambda quota: {"spec": quota.get("spec") or {}}, again_s=_AGAIN_S)
+        self._slices = Mirror(api, SLICES, _sizes, fields=f"spec.driver={names.DRIVER}", again_s=_AGAIN_S)
+        self._all: tuple[Mirror[Any], ...] = (self._namespaces, self._quotas, self._slices)
 
     def start(self, seconds: float) -> None:
         """Begin to follow, and wait for the first state. Raises ClusterError when there is none in so many seconds."""
         for mirror in self._all:
-            threading.Thread(target=mirror.run, name="mirror", daemon=True).start()
+            mirror.start()
         if not all(mirror.synced.wait(seconds) for mirror in self._all):
             raise ClusterError(
                 "the Kubernetes API did not show namespaces, resource quotas and resource slices in time",
@@ -63,11 +63,12 @@ class Mirrors:
 
     def limits(self, namespace: str) -> Limits:
         """What may be claimed there. Raises AmountError, ClusterError."""
-        return limits_of(self.labels(namespace), self._quotas.values(namespace))
+        quotas = [kept for (place, _), kept in self._quotas.items().items() if place == namespace]
+        return limits_of(self.labels(namespace), quotas)
 
     def sizes_mib(self) -> list[int]:
         """Memory of the cluster's cards, each size once."""
-        return sorted({size for sizes in self._slices.values() for size in sizes})
+        return sorted({size for sizes in self._slices.items().values() for size in sizes})
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from cgpu.adapters.kube_answers import ApiRefusedError
+from cgpu.adapters.kube_mirror import Mirror
 from cgpu.adapters.kube_objects import CLAIMS, EVENTS, NODES, PODS, SLICES, ObjectClient
 from cgpu.errors import CgpuError
 from cgpu.k8s import names, pending_event
 from cgpu.k8s.allocations import Use, parse_uses, picture
 from cgpu.k8s.asks import ClaimAsk, claims_of, parse_asks
-from cgpu.k8s.mirror import Mirror
 from cgpu.k8s.offers import parse_slice
 from cgpu.k8s.pending import PodPlace, is_unschedulable, parse_node, parse_place, shortage
 from cgpu.k8s.pending_event import Regarding, Told
@@ -101,7 +101,7 @@ class Explainer:
 
     def look(self) -> None:
         """One round. Raises ClusterError."""
-        if not self._leads() or not all(mirror.synced for mirror in self._mirrors):
+        if not self._leads() or not all(mirror.synced.is_set() for mirror in self._mirrors):
             self._told = None
             return
         if self._told is None:

@@ -82,9 +82,8 @@ class NodeDriver:
 
     # ---- Cards ----
 
-    def cards(self, sharing: Sharing) -> list[Card]:
+    def cards(self) -> list[Card]:
         """See Cards."""
-        del sharing
         return [self._state.card(gpu.uuid) for gpu in self._state.gpus()]
 
     def allocated_bytes(self) -> dict[str, int]:

@@ -30,7 +30,7 @@ _DROPPED: Final = (
 class Cards(Protocol):
     """The node's cards as they are now."""
 
-    def cards(self, sharing: Sharing) -> list[Card]:
+    def cards(self) -> list[Card]:
         """All of them. Raises CgpuError."""
 
     def allocated_bytes(self) -> Mapping[str, int]:
@@ -96,7 +96,7 @@ class Publisher:
             for item in existing:
                 self._api.delete(SLICES, "", item["metadata"]["name"])
             return
-        offered = devices(self._cards.cards(sharing), sharing, self._cards.allocated_bytes())
+        offered = devices(self._cards.cards(), sharing, self._cards.allocated_bytes())
         todo = plan(existing, self._node, node["metadata"]["uid"], offered)
         for name in todo.delete:
             self._api.delete(SLICES, "", name)
