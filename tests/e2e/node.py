@@ -40,10 +40,7 @@ class Node:
     agent: Process | None = None
 
     def __enter__(self) -> Self:
-        self.folder.mkdir()
-        self.machine = SimMachine.create(self.folder / "machine", self.profile, driver=self.driver, cards=self.cards)
-        for path in (self.machine.folder, *self.machine.folder.iterdir()):  # for containers whose user is not root
-            path.chmod(0o777)
+        self.make_machine()
         self._install()
         self.start_agent()
         return self
@@ -51,6 +48,13 @@ class Node:
     def __exit__(self, *_: object) -> None:
         assert self.agent
         self.host.stop(self.agent)
+
+    def make_machine(self) -> None:
+        """Make the folder and the simulated machine in it."""
+        self.folder.mkdir()
+        self.machine = SimMachine.create(self.folder / "machine", self.profile, driver=self.driver, cards=self.cards)
+        for path in (self.machine.folder, *self.machine.folder.iterdir()):  # for containers whose user is not root
+            path.chmod(0o777)
 
     @property
     def folder(self) -> Path:
@@ -94,10 +98,10 @@ class Node:
         conf.write_text("\n".join([*lines, f"runtime = {runtime}"]) + "\n")
         return str(folder / "cgpu-runtime")
 
-    def start_agent(self) -> None:
+    def start_agent(self, *options: str) -> None:
         """Start the agent, and wait until it answers."""
         self.agent = self.host.start(
-            sys.executable, "-m", "cgpu", "agent", log=self.folder / "agent.log", env=self.environment
+            sys.executable, "-m", "cgpu", "agent", *options, log=self.folder / "agent.log", env=self.environment
         )
         process = self.agent
         eventually(lambda: self.answers() or process.poll() is not None, "the agent answers")

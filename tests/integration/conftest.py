@@ -24,6 +24,7 @@ from cgpu.agent.locks import agent_has_ended
 from cgpu.errors import CgpuError
 from cgpu.settings import Settings
 from cgpu.sim.machine import SimMachine
+from tests.integration.fake_api import FakeApi
 
 SECONDS = 60.0  # more than anything here takes on a busy machine
 CGPU = (sys.executable, "-m", "cgpu")
@@ -174,3 +175,18 @@ def make_node() -> Iterator[Callable[..., Node]]:
 def node(make_node: Callable[..., Node]) -> Node:
     """A simulated T4."""
     return make_node()
+
+
+@pytest.fixture
+def api() -> Iterator[FakeApi]:
+    """A served Kubernetes API."""
+    with FakeApi().served() as served:
+        yield served
+
+
+@pytest.fixture
+def config(api: FakeApi, tmp_path: Path) -> Path:
+    """The kubeconfig of it."""
+    file = tmp_path / "config"
+    file.write_text(api.kubeconfig())
+    return file

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -40,19 +39,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
     monkeypatch.setattr("cgpu.adapters.kube.pause_before_retry", noted)
     return pauses
-
-
-@pytest.fixture
-def api() -> Iterator[FakeApi]:
-    with FakeApi().served() as served:
-        yield served
-
-
-@pytest.fixture
-def config(api: FakeApi, tmp_path: Path) -> Path:
-    file = tmp_path / "config"
-    file.write_text(api.kubeconfig())
-    return file
 
 
 def read(config: Path, selector: str | None = None) -> tuple[list[Facts], list[tuple[int, int | None]]]:

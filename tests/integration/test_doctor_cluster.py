@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,12 +30,6 @@ status = Path("/proc/self/status").read_text().splitlines()
 print(next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")))
 sys.exit(code)
 """
-
-
-@pytest.fixture
-def api() -> Iterator[FakeApi]:
-    with FakeApi().served() as served:
-        yield served
 
 
 def doctor(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,6 @@ from tests.unit.k8s.cluster_objects import node, slices_of
 
 OURS = {"app.kubernetes.io/name": "cgpu", "app.kubernetes.io/version": "0.1.0"}
 MANAGER = {"component": "kube-controller-manager"}
-
-
-@pytest.fixture
-def api() -> Iterator[FakeApi]:
-    with FakeApi().served() as served:
-        yield served
-
-
-@pytest.fixture
-def config(api: FakeApi, tmp_path: Path) -> Path:
-    file = tmp_path / "config"
-    file.write_text(api.kubeconfig())
-    return file
 
 
 @pytest.fixture

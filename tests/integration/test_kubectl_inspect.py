@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,6 @@ Json = dict[str, Any]
 NODES = 5_000
 PEAK_MIB = 170
 """Of which Python and its packages are 35; 40,000 cards and 20,000 claims are the rest."""
-
-
-@pytest.fixture
-def api() -> Iterator[FakeApi]:
-    with FakeApi().served() as served:
-        yield served
 
 
 @pytest.fixture

@@ -53,13 +53,6 @@ def api(node_root: Path) -> Iterator[FakeApi]:
         yield served
 
 
-@pytest.fixture
-def config(api: FakeApi, tmp_path: Path) -> Path:
-    file = tmp_path / "config"
-    file.write_text(api.kubeconfig())
-    return file
-
-
 def silent(done: int, total: int | None) -> None:
     pass
 

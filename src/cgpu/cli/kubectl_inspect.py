@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cgpu import __version__
-from cgpu.cli.watch import discard_output
-from cgpu.errors import CgpuError, ClusterError
+from cgpu.cli.exit_code import exit_code_of
+from cgpu.errors import ClusterError
 
 if TYPE_CHECKING:
     from cgpu.adapters.kube import Cluster
@@ -27,34 +27,26 @@ examples:
 
 exit codes: 0 done, 2 malformed request, 3 no answer of the cluster, or no such node
 """
-_INTERRUPTED: Final = 130  # 128 + SIGINT, as a shell has it
 _UNPLACED: Final = "status.phase=Pending,spec.nodeName="
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run and return the exit code."""
     options = _parser().parse_args(arguments)
-    try:
-        view = _view(options)
-        from cgpu.cli import inspect_view
+    return exit_code_of("kubectl-inspect-cgpu", lambda: _print(options))
 
-        if options.output == "json":
-            for part in inspect_view.document(view):
-                sys.stdout.write(part)
-        else:
-            for line in (inspect_view.details if options.details else inspect_view.summary)(view):
-                print(line)
-        sys.stdout.flush()
-    except CgpuError as error:
-        print(f"kubectl-inspect-cgpu: {error.message} [{error.public_code}]", file=sys.stderr)
-        if error.remedy:
-            print(f"      {error.remedy}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:
-        discard_output()
-        return 1
-    except KeyboardInterrupt:
-        return _INTERRUPTED
+
+def _print(options: argparse.Namespace) -> int:
+    view = _view(options)
+    from cgpu.cli import inspect_view
+
+    if options.output == "json":
+        for part in inspect_view.document(view):
+            sys.stdout.write(part)
+    else:
+        for line in (inspect_view.details if options.details else inspect_view.summary)(view):
+            print(line)
+    sys.stdout.flush()
     return 0
 
 

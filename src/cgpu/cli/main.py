@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import Final
 
@@ -31,8 +30,8 @@ from cgpu.cli import (
     uninstall,
     upgrade,
 )
-from cgpu.cli.watch import discard_output
-from cgpu.errors import CgpuError, UsageError
+from cgpu.cli.exit_code import exit_code_of
+from cgpu.errors import UsageError
 from cgpu.settings import Settings
 
 _VERBS: Final = (
@@ -58,7 +57,6 @@ _VERBS: Final = (
     sim,
     demo,
 )
-_INTERRUPTED: Final = 130  # 128 + SIGINT, as a shell has it
 _EPILOG = """\
 exit codes:
   0 done            2 malformed request      3 refused by the node (no such GPU or tenant, no room)
@@ -92,16 +90,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``cgpu`` and return its exit code."""
-    try:
+
+    def work() -> int:
         options = build_parser().parse_args(arguments)
         return int(options.run(options, Settings.from_environment()))
-    except CgpuError as error:
-        print(f"cgpu: {error.message} [{error.public_code}]", file=sys.stderr)
-        if error.remedy:
-            print(f"      {error.remedy}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:
-        discard_output()
-        return 1
-    except KeyboardInterrupt:
-        return _INTERRUPTED
+
+    return exit_code_of("cgpu", work)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from tests.e2e.host import Host, Process, eventually
+from tests.e2e.host import Host
+from tests.e2e.kube.daemons import Daemons
 from tests.e2e.kube.pki import Pki
 from tests.e2e.tools import SEARCHED
 from tests.e2e.wanted import Result
@@ -18,22 +18,21 @@ SERVICES: Final = "10.96.0.0/16"
 KUBECTL: Final = str(Path(sys.executable).with_name("kubectl"))
 _API_SERVICE: Final = "10.96.0.1"
 _PORT: Final = 6443
-_START_S: Final = 90.0
 _RATE: Final = ("--kube-api-qps=2000", "--kube-api-burst=2000")  # with 20, all pods together start at 10 a second
 
 
 @dataclass
 class ControlPlane:
-    """A context manager. Processes are known by their programs' names."""
+    """A context manager. Its parts are known by their programs' names."""
 
     host: Host
     address: str
     programs: Path
     etcd: Path
     api_options: Sequence[str] = ()
-    processes: dict[str, Process] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._daemons = Daemons(self.host, self.folder, SEARCHED)
         self.pki = Pki(self.folder / "pki")
         self.server = f"https://{self.address}:{_PORT}"
         self.admin = self.pki.kubeconfig("admin", self.server, "admin", groups=["system:masters"])
@@ -57,26 +56,17 @@ class ControlPlane:
 
     def __exit__(self, *_: object) -> None:
         # An API server whose etcd went first hangs and keeps its port.
-        for name in ("kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd"):
-            if name in self.processes:
-                self.host.stop(self.processes.pop(name))
+        self._daemons.stop("kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd")
 
     def start(self, name: str) -> None:
         """Start a program; the API server is waited for."""
         program = self.etcd if name == "etcd" else self.programs / name
-        process = self.host.start(
-            str(program), *self._options(name), log=self.folder / f"{name}.log", env={"PATH": SEARCHED}
-        )
-        self.processes[name] = process
-        if name == "kube-apiserver":  # the others wait for it, and it for etcd
-            eventually(lambda: process.poll() is not None or self._ready(), "the API server is ready", _START_S)
-        assert process.poll() is None, (self.folder / f"{name}.log").read_text()[-3000:]
+        ready = self._ready if name == "kube-apiserver" else None  # the others wait for it, and it for etcd
+        self._daemons.start(name, program, self._options(name), ready)
 
     def kill(self, name: str) -> None:
         """End a program without a word."""
-        process = self.processes.pop(name)
-        self.host.signal(process, signal.SIGKILL)
-        process.wait()
+        self._daemons.kill(name)
 
     def kubectl(self, *arguments: str, text_in: str = "") -> str:
         """Run kubectl as the administrator; what it prints. Fails the test with its words when it fails."""

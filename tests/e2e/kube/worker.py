@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
 import yaml
 
-from tests.e2e.host import Host, Process, eventually
+from tests.e2e.host import Host
 from tests.e2e.kube.control_plane import ControlPlane
+from tests.e2e.kube.daemons import Daemons
 from tests.e2e.tools import SEARCHED, program
 
 PAUSE: Final = "docker.io/local/pause:1"
 _CNI: Final = "/usr/lib/cni"
-_START_S: Final = 60.0
 
 
 @dataclass
 class Worker:
-    """A context manager. ``name`` is the node's; processes are known by their programs' names."""
+    """A context manager. ``name`` is the node's; its parts are known by their programs' names."""
 
     host: Host
     name: str
@@ -30,7 +29,9 @@ class Worker:
     pods: str
     control_plane: ControlPlane
     containerd: Path
-    processes: dict[str, Process] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._daemons = Daemons(self.host, self.folder, os.pathsep.join([str(self.containerd), SEARCHED]))
 
     @property
     def folder(self) -> Path:
@@ -54,27 +55,17 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for name in ("kube-proxy", "kubelet", "containerd"):
-            if name in self.processes:
-                self.host.stop(self.processes.pop(name))
+        self._daemons.stop("kube-proxy", "kubelet", "containerd")
 
     def start(self, name: str) -> None:
         """Start a program; containerd is waited for."""
         programs = self.containerd if name == "containerd" else self.control_plane.programs
-        path = os.pathsep.join([str(self.containerd), SEARCHED])
-        process = self.host.start(
-            str(programs / name), *self._options(name), log=self.folder / f"{name}.log", env={"PATH": path}
-        )
-        self.processes[name] = process
-        if name == "containerd":
-            eventually(lambda: process.poll() is not None or self._answers(), "containerd answers", _START_S)
-        assert process.poll() is None, (self.folder / f"{name}.log").read_text()[-3000:]
+        ready = self._answers if name == "containerd" else None
+        self._daemons.start(name, programs / name, self._options(name), ready)
 
     def kill(self, name: str) -> None:
         """End a program without a word; its containers go on."""
-        process = self.processes.pop(name)
-        self.host.signal(process, signal.SIGKILL)
-        process.wait()
+        self._daemons.kill(name)
 
     def ctr(self, *arguments: str) -> str:
         """containerd's own command, in the namespace that the kubelet's containers have."""
