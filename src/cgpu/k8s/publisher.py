@@ -11,7 +11,8 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
-from cgpu.adapters.kube_objects import NODES, SLICES, ExpiredError, Object, ObjectClient
+from cgpu.adapters.kube_mirror import Mirror
+from cgpu.adapters.kube_objects import NODES, SLICES, Object, ObjectClient
 from cgpu.errors import CgpuError
 from cgpu.k8s import names
 from cgpu.k8s.isolation import Sharing, sharing_of
@@ -20,6 +21,7 @@ from cgpu.k8s.slices import Card, devices, dropped_fields
 
 _LOG: Final = logging.getLogger(__name__)
 _AGAIN_S: Final = 5.0  # after a failure
+_LOOK_S: Final = 300.0  # without any change: what a card says of itself, such as its policy, is not announced here
 _LEAST_S: Final = 1.0  # between two writes: an order that changes with every claim is written once a second
 _DROPPED: Final = (
     "the API server dropped %s from this node's slices: its gate DRAConsumableCapacity is off, so that each card"
@@ -52,6 +54,10 @@ class Publisher:
         self._changed = threading.Event()
         self._stopping = threading.Event()
         self._told_dropped = False
+        self._mirrors: tuple[Mirror[Any], ...] = (
+            Mirror(api, NODES, _labels, self.wake, fields=f"metadata.name={node}"),
+            Mirror(api, SLICES, _version, self.wake, fields=_fields(node)),
+        )
 
     def wake(self) -> None:
         """Something may have changed."""
@@ -60,15 +66,17 @@ class Publisher:
     def stop(self) -> None:
         """End ``run`` soon. The slices stay, as the pods that use them do."""
         self._stopping.set()
+        for mirror in self._mirrors:
+            mirror.stop()
         self._changed.set()
 
     def run(self) -> None:
         """Publish, and again after every change, until stopped."""
-        for watch in (self._watch_node, self._watch_slices):
-            threading.Thread(target=self._keep, args=(watch,), name="watch", daemon=True).start()
+        for mirror in self._mirrors:
+            mirror.start()
         self._changed.set()
         while not self._stopping.is_set():
-            self._changed.wait()
+            self._changed.wait(_LOOK_S)
             self._changed.clear()
             if self._stopping.is_set():
                 return
@@ -86,7 +94,7 @@ class Publisher:
         node = self._api.get(NODES, "", self._node)
         if node is None:
             return  # it is gone, and its slices with it
-        sharing = sharing_of(node["metadata"].get("labels") or {})
+        sharing = sharing_of(_labels(node))
         if sharing != self._sharing:
             _LOG.info("node %s: %s", self._node, f"shared, {sharing.isolation}" if sharing else "left alone")
             self._sharing = sharing
@@ -112,35 +120,14 @@ class Publisher:
             _LOG.error(_DROPPED, ", ".join(fields))
         self._told_dropped = bool(fields)
 
-    def _keep(self, watch: Callable[[], None]) -> None:
-        while not self._stopping.is_set():
-            try:
-                watch()
-            except ExpiredError:
-                pass
-            except CgpuError as error:
-                if not self._stopping.is_set():
-                    _LOG.warning("%s", error)
-                self._stopping.wait(_AGAIN_S)
-            self._changed.set()  # what happened between two watches
-
-    def _watch_node(self) -> None:
-        fields = f"metadata.name={self._node}"
-        found, version = self._api.list(NODES, fields=fields)
-        labels = found[0]["metadata"].get("labels") if found else None
-        for _, node in self._api.watch(NODES, version, fields=fields):
-            now = node["metadata"].get("labels")
-            if now != labels:
-                labels = now
-                self._changed.set()
-
-    def _watch_slices(self) -> None:
-        fields = _fields(self._node)
-        _, version = self._api.list(SLICES, fields=fields)
-        for change, _ in self._api.watch(SLICES, version, fields=fields):
-            if change != "BOOKMARK":
-                self._changed.set()
-
 
 def _fields(node: str) -> str:
     return f"spec.nodeName={node},spec.driver={names.DRIVER}"
+
+
+def _labels(node: Object) -> Mapping[str, str]:
+    return node["metadata"].get("labels") or {}
+
+
+def _version(item: Object) -> str:
+    return str(item["metadata"]["resourceVersion"])
