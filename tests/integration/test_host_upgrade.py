@@ -270,3 +270,24 @@ def test_an_upgrade_that_was_killed_is_finished_by_the_next(host: OwnHost, progr
     assert agent is not None
     assert (agent["version"], agent["tenants"]) == (LATER, 1)
     end(host, load)
+
+
+@pytest.mark.parametrize("host", ["systemd"], indirect=True)
+def test_an_agent_that_is_just_restarting_is_not_taken_for_a_stopped_one(host: OwnHost):
+    source = place(host)
+    slow = host.root / "etc/systemd/system/cgpu-agent.service.d/slow.conf"
+    slow.parent.mkdir()
+    slow.write_text("[Service]\nExecStopPost=/bin/sh -c 'until [ -e /run/go ]; do sleep 0.05; done'\n")
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "restart", "--no-block", "cgpu-agent")
+    state = ("systemctl", "show", "--property", "ActiveState", "--value", "cgpu-agent")
+    eventually(lambda: host.run(*state).stdout.strip() == "deactivating" and host.agent() is None)
+    environment = {**host.environment, "PYTHONPATH": source}
+    process = subprocess.Popen(host.inside(PYTHON, "-m", "cgpu", "upgrade"), env=environment)
+    link = host.root / "opt/cgpu/current"
+    eventually(lambda: link.readlink().name.startswith(LATER))
+    (host.root / "run/go").touch()
+    assert process.wait() == 0
+    agent = host.agent()
+    assert agent is not None
+    assert agent["version"] == LATER

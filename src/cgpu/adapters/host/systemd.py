@@ -28,8 +28,14 @@ class SystemdService:
         return int(self._property("MainPID") or 0) or None
 
     def is_wanted(self) -> bool:
-        """Whether it runs, starts, or has failed to: not whether somebody has stopped it."""
-        return self._property("ActiveState") in ("active", "reloading", "activating", "failed")
+        """Whether it runs, starts, has failed to, or is about to start again: not whether somebody has stopped it.
+
+        A restart whose systemctl was killed goes on by itself; its state is for a moment that of one that was stopped.
+        """
+        job = self._job()  # before the state, which a job that ends meanwhile has already made
+        if job is not None:
+            return job != "stop"
+        return self._property("ActiveState") != "inactive"
 
     def start(self) -> None:
         """Have systemd read the unit, and start it; returns once the agent answers. Raises AgentError."""
@@ -68,6 +74,11 @@ class SystemdService:
             return ""
         lines = [line.strip() for line in answer.stdout.splitlines()]
         return next((line for line in reversed(lines) if line.startswith("cgpu: ")), lines[-1] if lines else "")
+
+    def _job(self) -> str | None:
+        """The kind of what systemd still has to do with it, such as ``restart``; None where there is nothing."""
+        rows = self._call("list-jobs", "--no-legend", "--plain", UNIT).splitlines()
+        return next((row.split()[2] for row in rows), None)
 
     def _property(self, name: str) -> str:
         return self._call("show", "--property", name, "--value", UNIT).strip()
