@@ -32,6 +32,7 @@ ROOT = NATIVE.parent
 DEFAULT_OUT = ROOT / "src" / "cgpu" / "_native"
 ARCHITECTURES = ("x86_64", "aarch64")
 GLIBC = "2.17"  # manylinux2014: RHEL 7 and everything since
+ENTRY_NAMES = ("dlsym", "dlvsym", "dlmopen")  # of the loader's, which the shim stands in front of
 WARNINGS = ("-Wall", "-Wextra", "-Werror", "-Wno-deprecated-declarations")  # cuda.h's old names are hooked too
 LANGUAGE = ("-std=gnu11", "-D_GNU_SOURCE", "-fPIC", "-fvisibility=hidden", "-pthread")
 
@@ -43,7 +44,7 @@ class Library:
     output: str  # below the output folder
     sources: tuple[str, ...]  # globs below native/
     soname: str
-    exports: str  # a pattern of exported names, or "hooks": the hook lists, dlsym and dlvsym
+    exports: str  # a pattern of exported names, or "hooks": the hook lists and the loader's functions
 
 
 LIBRARIES = (
@@ -68,7 +69,19 @@ PROGRAMS = (
         "bin/cgpu-runtime",
         tuple(
             f"programs/{name}.c"
-            for name in ("agent_http", "command_line", "conf", "hook", "json_text", "pin", "runtime", "say", "scan")
+            for name in (
+                "agent_http",
+                "command_line",
+                "conf",
+                "config_text",
+                "hook",
+                "image",
+                "json_text",
+                "pin",
+                "runtime",
+                "say",
+                "scan",
+            )
         ),
     ),
     Program("bin/cgpu-inside", ("programs/inside*.c", "programs/say.c")),
@@ -129,7 +142,7 @@ def hook_names() -> list[str]:
 
 def version_script(library: Library) -> str:
     """The linker's version script: what the library exports, and nothing else."""
-    names = [*hook_names(), "dlsym", "dlvsym"] if library.exports == "hooks" else [library.exports]
+    names = [*hook_names(), *ENTRY_NAMES] if library.exports == "hooks" else [library.exports]
     return "{\n  global:\n" + "".join(f"    {name};\n" for name in names) + "  local: *;\n};\n"
 
 

@@ -84,7 +84,8 @@ static inline bool cgpu_charge(struct cgpu_usage *usage, unsigned slot, unsigned
   const uint64_t own = cgpu_load(&row->charge);
   const uint64_t seq = (own + 1) & CGPU_CHARGE_SEQ_MASK;
   if (delta < 0 && (uint64_t)-delta > cgpu_charge_units(own)) delta = -(int64_t)cgpu_charge_units(own);
-  __atomic_store_n(&row->intent, cgpu_charge_word((uint64_t)delta, seq), __ATOMIC_SEQ_CST);
+  /* Who sees the account name this operation sees its intent: the swap below publishes both. */
+  __atomic_store_n(&row->intent, cgpu_charge_word((uint64_t)delta, seq), __ATOMIC_RELEASE);
   for (;;) {
     seen = cgpu_load(account);
     if (!cgpu_charge_complete(usage, gpu, seen)) continue;

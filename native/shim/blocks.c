@@ -29,6 +29,7 @@ bool cg_block_add(const struct cg_block *block) {
 
 static bool look(enum cg_kind kind, uint64_t key, struct cg_block *found, bool take) {
   struct cg_process *process = cg_process();
+  if (cg_table_empty(&process->blocks[kind])) return false;
   cg_lock_take(&process->block_lock);
   struct cg_row *row = key ? cg_table_find(&process->blocks[kind], key) : NULL;
   if (row) *found = block_of(kind, row);

@@ -17,6 +17,7 @@
 
 #define __CUDA_API_VERSION_INTERNAL /* declare every version of every function, rename none */
 #include <cuda.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -24,6 +25,8 @@
 #include "region.h"
 
 #define CG_EXPORT __attribute__((visibility("default")))
+#define CG_HIDDEN __attribute__((visibility("hidden"))) /* variables that inline functions read */
+#define CG_LIKELY(condition) __builtin_expect(!!(condition), 1)
 #define CG_NULL(stream) ((stream) ? (stream) : CU_STREAM_LEGACY)
 #define CG_PTSZ(stream) ((stream) ? (stream) : CU_STREAM_PER_THREAD)
 
@@ -49,8 +52,14 @@ struct cg_driver {
 #undef CG_HOOK
 #undef CG_SUBMIT
 
+extern CG_HIDDEN _Atomic(const struct cg_driver *) cg_driver_table; /* null: not filled yet */
+const struct cg_driver *cg_driver_fill(void);
+
 /* The table, or null when no libcuda is loaded in this process. Never loads one. Thread safe. */
-const struct cg_driver *cg_driver(void);
+static inline const struct cg_driver *cg_driver(void) {
+  const struct cg_driver *ready = atomic_load_explicit(&cg_driver_table, memory_order_acquire);
+  return CG_LIKELY(ready) ? ready : cg_driver_fill();
+}
 
 /* ---- region.c ---- */
 

@@ -1,5 +1,4 @@
 /* driver.c - the table of real driver functions, filled from the libcuda that the process loaded. */
-#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "core.h"
@@ -38,12 +37,12 @@ static struct cg_driver *fill(void) {
   return driver;
 }
 
-const struct cg_driver *cg_driver(void) {
-  static _Atomic(const struct cg_driver *) table;
-  const struct cg_driver *ready = atomic_load_explicit(&table, memory_order_acquire);
-  if (ready) return ready;
+_Atomic(const struct cg_driver *) cg_driver_table;
+
+const struct cg_driver *cg_driver_fill(void) {
+  const struct cg_driver *first = NULL;
   struct cg_driver *filled = fill();
-  if (!filled || atomic_compare_exchange_strong(&table, &ready, filled)) return filled;
+  if (!filled || atomic_compare_exchange_strong(&cg_driver_table, &first, filled)) return filled;
   free(filled); /* another thread was first, with the same content */
-  return ready;
+  return first;
 }

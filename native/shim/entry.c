@@ -1,4 +1,5 @@
-/* entry.c - which function answers a name that the program looks up with dlsym or dlvsym.
+/* entry.c - which function answers a name that the program looks up with dlsym or dlvsym, and what it may
+ * not open with dlmopen.
  *
  * The stubs in entry_stub.S come here with the caller's arguments and do what the answer says: return
  * a pointer, or jump to the real function with the stack as the caller left it. The jump matters:
@@ -14,8 +15,10 @@
  *                    the real answer.
  * What the loaded driver does not export is not found in us either: programs probe for features.
  *
- * Out of reach, as for any preloaded library: static programs, objects opened with RTLD_DEEPBIND or
- * into a namespace of their own, and a second copy of the driver, which is named on stderr.
+ * A namespace of the loader's own has its own copy of the driver and of every library that opens it,
+ * and nothing preloaded: a tenant's dlmopen into a new one fails. Out of reach, as for any preloaded
+ * library: static programs, objects opened with RTLD_DEEPBIND, auditing libraries (LD_AUDIT), and a second
+ * copy of the driver, which is named on stderr.
  */
 #include <dlfcn.h>
 #include <stdatomic.h>
@@ -23,6 +26,7 @@
 
 #include "core.h"
 #include "library.h"
+#include "region_slot.h"
 
 typedef void *(*dlsym_function)(void *handle, const char *name);
 typedef void *(*dlvsym_function)(void *handle, const char *name, const char *version);
@@ -30,6 +34,7 @@ typedef void *(*dlvsym_function)(void *handle, const char *name, const char *ver
 struct real {
   dlsym_function dlsym;
   dlvsym_function dlvsym;
+  void *dlmopen;
 };
 
 /* What the stub is to do; in two registers on both architectures. */
@@ -40,6 +45,7 @@ struct verdict {
 
 struct verdict cg_entry_dlsym(void *handle, const char *name, const void *caller);
 struct verdict cg_entry_dlvsym(void *handle, const char *name, const char *version, const void *caller);
+struct verdict cg_entry_dlmopen(Lmid_t space, const char *file, int flags, const void *caller);
 
 struct question {
   void *handle;
@@ -48,7 +54,7 @@ struct question {
   const void *caller;
 };
 
-/* ---- the real dlsym and dlvsym ---- */
+/* ---- the real dlsym, dlvsym and dlmopen ---- */
 
 /* In libc.so.6 since glibc 2.34, in libdl.so.2 before. Both versions of a name may exist; the
  * default one is what a program linked today would get. */
@@ -60,6 +66,7 @@ static int visit_libc(struct dl_phdr_info *object, size_t size, void *data) {
   struct real *real = data;
   real->dlsym = (dlsym_function)cg_elf_function(&elf, "dlsym");
   real->dlvsym = (dlvsym_function)cg_elf_function(&elf, "dlvsym");
+  real->dlmopen = cg_elf_function(&elf, "dlmopen");
   return real->dlsym && real->dlvsym;
 }
 
@@ -73,7 +80,7 @@ static struct real real(void) {
   if (real.dlvsym) return real;
   if (!dl_iterate_phdr(visit_libc, &real)) {
     cg_say("no dlsym in this process's libc: names cannot be looked up [CGPU-SHIM-DLSYM]");
-    return (struct real){NULL, NULL};
+    return (struct real){0};
   }
   atomic_store_explicit(&found_dlsym, real.dlsym, memory_order_relaxed);
   atomic_store_explicit(&found_dlvsym, real.dlvsym, memory_order_release);
@@ -187,4 +194,19 @@ struct verdict cg_entry_dlsym(void *handle, const char *name, const void *caller
 
 struct verdict cg_entry_dlvsym(void *handle, const char *name, const char *version, const void *caller) {
   return decide(&(struct question){.handle = handle, .name = name, .version = version, .caller = caller});
+}
+
+/* ---- namespaces of the loader's own ---- */
+
+struct verdict cg_entry_dlmopen(Lmid_t space, const char *file, int flags, const void *caller) {
+  (void)file, (void)flags, (void)caller;
+  struct real libc = {0};
+  if (space != LM_ID_NEWLM || cg_files()->state == CG_REGION_NONE) {
+    dl_iterate_phdr(visit_libc, &libc);
+    return (struct verdict){.jump = libc.dlmopen};
+  }
+  cg_say("a library namespace of its own is refused: what it does with the GPU could not be held to the share "
+         "[CGPU-SHIM-NAMESPACE]");
+  /* Fails, and leaves words for dlerror(). */
+  return answer(dlopen("/.cgpu/a library namespace of its own is refused [CGPU-SHIM-NAMESPACE]", RTLD_LAZY));
 }

@@ -1,4 +1,4 @@
-/* entry_stub.S - the exported dlsym and dlvsym. Each asks entry.c, then either returns the answer or
+/* entry_stub.S - the exported dlsym, dlvsym and dlmopen. Each asks entry.c, then either returns the answer or
  * jumps to the real function with arguments, stack and return address exactly as they came.
  * The C function gets the return address as a further argument, after the caller's own. */
 
@@ -38,8 +38,10 @@
         .text
         .hidden cg_entry_dlsym
         .hidden cg_entry_dlvsym
+        .hidden cg_entry_dlmopen
         STUB    dlsym, cg_entry_dlsym, %rdx
         STUB    dlvsym, cg_entry_dlvsym, %rcx
+        STUB    dlmopen, cg_entry_dlmopen, %rcx
 
 #elif defined(__aarch64__)
 
@@ -84,8 +86,10 @@
         .text
         .hidden cg_entry_dlsym
         .hidden cg_entry_dlvsym
+        .hidden cg_entry_dlmopen
         STUB    dlsym, cg_entry_dlsym, x2
         STUB    dlvsym, cg_entry_dlvsym, x3
+        STUB    dlmopen, cg_entry_dlmopen, x3
 
 #else
 #error "cgpu runs on x86-64 and aarch64"

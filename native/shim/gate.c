@@ -6,7 +6,6 @@
 
 #include "futex_words.h"
 
-#define LIKELY(condition) __builtin_expect(!!(condition), 1)
 /* Copies of every size are one class, so what one costs says little: none counts for more than this
  * part of the quantum. */
 #define MEMOP_PART 8
@@ -79,7 +78,7 @@ void gate_show(struct gate_gpu *gpu, bool ring_too) {
 
 uint64_t gate_take(struct gate_gpu *gpu, uint64_t amount) {
   uint64_t before = atomic_fetch_add(&gpu->inflight, amount);
-  if (LIKELY(before & GATE_FLAG_BUSY)) return before;
+  if (CG_LIKELY(before & GATE_FLAG_BUSY)) return before;
   gate_lock();
   if (!(atomic_fetch_or(&gpu->inflight, GATE_FLAG_BUSY) & GATE_FLAG_BUSY)) {
     gpu->idle_ns = 0;
@@ -136,17 +135,18 @@ static void enter(struct cg_pass *pass, enum cg_work work, struct gate_stream *s
   uint64_t known_ns = gate_cost_known(key, &doubtful), now_ns = 0;
   uint64_t amount = gate_amount(expected_cost_ns(gpu, work, known_ns));
   bool taken = state == CGPU_GRANT_OPEN;
-  if (!LIKELY(taken && gate_admits(gpu, gate_take(gpu, amount), &now_ns))) {
+  if (!CG_LIKELY(taken && gate_admits(gpu, gate_take(gpu, amount), &now_ns))) {
     gate_wait(gpu, work, amount, taken);
     now_ns = 0;
   }
-  if (!LIKELY(known_ns && known_ns < gate_quantum_ns(gpu)) && work != CG_WORK_MEMOP) tell_long(gpu, known_ns);
+  if (!CG_LIKELY(known_ns && known_ns < gate_quantum_ns(gpu)) && work != CG_WORK_MEMOP) tell_long(gpu, known_ns);
   *pass = (struct cg_pass){.gpu = gpu->row, .stream = stream->stream, .work = work, .key = key};
   pass->opaque[PASS_STREAM] = (uintptr_t)stream;
   pass->opaque[PASS_AMOUNT] = amount;
   uint64_t submitted = atomic_load_explicit(&stream->submitted, memory_order_relaxed);
   /* One that counts for a whole quantum goes alone: what has become short again must be seen at once. */
-  bool sample = doubtful || known_ns >= gate_quantum_ns(gpu) || gate_launches(submitted) % GATE_SAMPLE == 0;
+  bool sample = doubtful || known_ns >= gate_quantum_ns(gpu) || gate_sample_due(stream, submitted, known_ns);
+  if (sample) atomic_store_explicit(&stream->sampled, submitted, memory_order_relaxed);
   bool idle = submitted == atomic_load_explicit(&stream->retired, memory_order_relaxed);
   bool marked = submitted == atomic_load_explicit(&stream->marked, memory_order_relaxed);
   if (idle && !marked) atomic_store_explicit(&stream->marked, submitted, memory_order_relaxed);
@@ -156,9 +156,14 @@ static void enter(struct cg_pass *pass, enum cg_work work, struct gate_stream *s
 }
 
 void cg_gate_enter(struct cg_pass *pass, enum cg_work work, CUstream stream, uint64_t key) {
+  if (CG_LIKELY(gate_batch_enter(work, stream, key))) {
+    pass->gpu = GATE_BATCHED;
+    return;
+  }
   pass->gpu = -1;
   if (work == CG_WORK_MEMOP && key == STREAM_MEMOP_CLASS) return; /* takes no time, and others may wait for it */
   int saved = errno;
+  gate_batch_end(false);
   struct gate_stream *record = gate_stream_current(stream);
   bool captured = record && gate_capturing() && gate_stream_captured(stream, true);
   if (record && !captured) enter(pass, work, record, key);
@@ -177,11 +182,15 @@ static bool note_launch(struct gate_stream *stream, const struct cg_pass *pass, 
   } else if (atomic_load_explicit(&stream->batch_key, memory_order_relaxed) != pass->key) {
     atomic_store_explicit(&stream->batch_key, 0, memory_order_relaxed);
   }
-  return pass->opaque[PASS_HOW] & SAMPLED || gate_launches(batch) >= GATE_BATCH ||
+  return pass->opaque[PASS_HOW] & SAMPLED || gate_launches(batch) >= GATE_MARKED ||
          gate_cost_ns(batch) >= gate_quantum_ns(stream->gpu) / MEMOP_PART || stream->thread || gate_capturing();
 }
 
 void cg_gate_leave(struct cg_pass *pass, CUresult result) {
+  if (CG_LIKELY(pass->gpu == GATE_BATCHED)) {
+    gate_batch_leave(result == CUDA_SUCCESS);
+    return;
+  }
   if (pass->gpu < 0) return;
   int saved = errno;
   struct gate_stream *stream = (struct gate_stream *)(uintptr_t)pass->opaque[PASS_STREAM];
@@ -196,6 +205,7 @@ void cg_gate_leave(struct cg_pass *pass, CUresult result) {
     if (pass->work != CG_WORK_MEMOP) atomic_store_explicit(&stream->kernel_end, submitted, memory_order_relaxed);
     if (note_launch(stream, pass, submitted)) gate_mark(stream);
     if (stream->thread) atomic_store(&stream->marker_due, false);
+    gate_batch_open(stream, pass, amount);
   }
   errno = saved;
 }
@@ -204,6 +214,7 @@ void cg_gate_after_fork(void) {
   lock = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
   for (unsigned i = 0; i < CGPU_MAX_GPUS; i++) gpus[i] = (struct gate_gpu){0};
   gate_streams_after_fork();
+  gate_batches_after_fork();
   gate_captures_after_fork();
   gate_watch_after_fork();
 }

@@ -1,6 +1,7 @@
 /* gate.h - inside the gate: what its files share. core.h says what the gate is for.
  *
  *   gate.c          the way in and out of a launch, and what this process tells the arbiter
+ *   gate_batch.c    launches that need no word with anybody
  *   gate_wait.c     a launch that may not go yet
  *   gate_stream.c   contexts and streams of this process, and how far their work has got
  *   gate_marker.c   events that tell when work finished and what it cost
@@ -39,7 +40,9 @@
 #define GATE_MARKERS 32u     /* pending per stream */
 #define GATE_POOL_EVENTS 256u/* kept per context */
 #define GATE_SAMPLE 32u      /* every so many launches of a stream one is measured by itself */
-#define GATE_BATCH 64u       /* at most so many launches share a marker */
+#define GATE_SAMPLE_SHORT 512u /* the same where it takes no longer than GATE_SHORT_NS */
+#define GATE_SHORT_NS 20000u
+#define GATE_MARKED 64u      /* outside of batches at most so many launches share a marker */
 
 struct gate_marker {
   CUevent event;
@@ -54,6 +57,7 @@ struct gate_stream {
   struct gate_context *context;
   struct gate_gpu *gpu;
   struct gate_stream *next;
+  uint64_t serial;                /* which use of this record; with the lock */
   int thread;                     /* whose per-thread default stream; 0: an ordinary stream */
   _Atomic(bool) gone;             /* destroyed by its owner; only its markers are still watched */
   _Atomic(uint64_t) submitted;    /* by calls that have returned */
@@ -63,6 +67,7 @@ struct gate_stream {
   _Atomic(uint64_t) marked;       /* `upto` of the latest marker */
   _Atomic(uint64_t) batch_key;    /* launches after it: what they run, as in a marker */
   _Atomic(uint64_t) batch_since_ns;
+  _Atomic(uint64_t) sampled;      /* `submitted` when a launch was last measured by itself */
   atomic_flag marking;            /* a thread is recording; others leave it to that one, the stream's end waits */
   struct gate_marker marker[GATE_MARKERS]; /* ring: the marking thread adds, the watcher takes */
   _Atomic(uint32_t) first, last;
@@ -115,6 +120,11 @@ static inline uint64_t gate_amount(uint64_t cost_ns) {
 }
 static inline uint64_t gate_cost_ns(uint64_t amount) { return (amount >> GATE_COST_SHIFT) * GATE_TICK_NS; }
 static inline uint64_t gate_launches(uint64_t amount) { return (amount & GATE_COUNT_MASK) / GATE_ONE_LAUNCH; }
+/* Whether enough has gone since a launch was last measured by itself. */
+static inline bool gate_sample_due(const struct gate_stream *stream, uint64_t submitted, uint64_t known_ns) {
+  uint64_t sampled = atomic_load_explicit(&stream->sampled, memory_order_relaxed);
+  return !submitted || gate_launches(submitted - sampled) >= (known_ns <= GATE_SHORT_NS ? GATE_SAMPLE_SHORT : GATE_SAMPLE);
+}
 static inline bool gate_after(uint64_t left, uint64_t right) { return (int64_t)(left - right) > 0; }
 
 static inline uint32_t gate_grant(const struct gate_gpu *gpu) {
@@ -134,6 +144,88 @@ void gate_idle(struct gate_gpu *gpu);
 void gate_idle_if_closed(struct gate_gpu *gpu);
 /* Shows BUSY and WANT as they are now; rings where the arbiter waits for the change. With the lock. */
 void gate_show(struct gate_gpu *gpu, bool ring);
+
+/* ---- gate_batch.c ---- */
+/* A batch is room in the queue that one thread has taken in advance, for launches into one stream of
+ * work whose cost is known. As long as the grant stays word for word what it was, a launch within the
+ * batch reads it once and counts locally: `pending` has one writer and needs no locked instruction.
+ *
+ * Room that is not used has to come back even if the thread never launches again, since the process
+ * counts as busy meanwhile. So anybody may end all batches, with the lock: `gate_epoch` grows, then
+ * the kernel has every thread of the process pass a memory barrier (membarrier). From then on a
+ * launch of an old batch is either seen as `inside`, and left to its thread, or sees the new epoch
+ * and asks again. Where the kernel has no such call there are no batches. */
+#define GATE_BATCH_LAUNCHES 256u
+#define GATE_BATCHED ((int)CGPU_MAX_GPUS) /* cg_pass.gpu of such a launch */
+
+struct gate_batch { /* of one thread; never given back, but used again by another */
+  _Atomic(bool) inside;      /* the thread is at a launch of the batch */
+  _Atomic(bool) open;        /* written with the lock */
+  bool mixed;                /* `key` has changed */
+  uint32_t left;             /* launches that may still go */
+  uint32_t grant;            /* as it has to stay */
+  const _Atomic(uint32_t) *grant_word;
+  uint64_t epoch;            /* as it has to stay */
+  CUstream stream;
+  CUcontext context;         /* null: the stream tells it */
+  uint64_t key, amount;      /* of the latest launch */
+  uint64_t room;             /* what may still go, as an amount */
+  _Atomic(uint64_t) pending; /* has gone, and is not in record->submitted yet */
+  struct gate_stream *record; /* of the latest launch outside of a batch, too */
+  uint64_t serial;           /* of the record */
+  struct gate_gpu *gpu;
+  uint64_t reserved;         /* is in gate_gpu.inflight */
+  uint64_t seen, seen_ns;    /* `pending` as the watcher saw it last, and when it was first so */
+  unsigned streak;           /* launches into `stream` that came one after another outside of a batch */
+  bool spare;                /* its thread has ended; with the lock */
+  struct gate_batch *next;
+};
+
+extern CG_HIDDEN _Atomic(uint64_t) gate_epoch;
+/* Initial-exec, though this library may be opened late: no function call, and eight bytes are to be had. */
+extern CG_HIDDEN __thread struct gate_batch *gate_own_batch __attribute__((tls_model("initial-exec")));
+
+/* Another kernel than the latest, with `inside` set: whether it fits the batch. */
+bool gate_batch_admits(struct gate_batch *batch, enum cg_work work, uint64_t key);
+/* The batch's last launch has gone. */
+void gate_batch_full(struct gate_batch *batch);
+/* After a launch outside of a batch: the next ones may be a batch. */
+void gate_batch_open(struct gate_stream *stream, const struct cg_pass *pass, uint64_t amount);
+/* Before such a launch, or when the thread waits: what its batch has counted is accounted for. */
+void gate_batch_end(bool waits);
+/* Ends all batches of the process that no thread is inside of. With the lock. */
+void gate_batches_end(void);
+/* The watcher's look, with the lock: ends batches that go on no more; when to look again. */
+uint64_t gate_batches_look(uint64_t now_ns);
+void gate_batches_start(void); /* by the watcher: batches may be opened from now on */
+void gate_batches_after_fork(void);
+
+static inline bool gate_batch_enter(enum cg_work work, CUstream stream, uint64_t key) {
+  struct gate_batch *batch = gate_own_batch;
+  if (!batch) return false;
+  atomic_store_explicit(&batch->inside, true, memory_order_relaxed);
+  atomic_signal_fence(memory_order_seq_cst);
+  CUcontext context = batch->context;
+  bool same = batch->epoch == atomic_load_explicit(&gate_epoch, memory_order_acquire) && batch->stream == stream &&
+              batch->grant == atomic_load_explicit(batch->grant_word, memory_order_acquire) &&
+              (!context || (cg_driver()->x_cuCtxGetCurrent(&context) == CUDA_SUCCESS && context == batch->context));
+  if (same && (batch->key == key || gate_batch_admits(batch, work, key))) return true;
+  atomic_store_explicit(&batch->inside, false, memory_order_release);
+  return false;
+}
+
+static inline void gate_batch_leave(bool launched) {
+  struct gate_batch *batch = gate_own_batch;
+  bool full = false;
+  if (launched) {
+    uint64_t pending = atomic_load_explicit(&batch->pending, memory_order_relaxed);
+    atomic_store_explicit(&batch->pending, pending + batch->amount, memory_order_relaxed);
+    batch->room -= batch->amount;
+    full = !--batch->left || batch->room < batch->amount;
+  }
+  atomic_store_explicit(&batch->inside, false, memory_order_release);
+  if (full) gate_batch_full(batch);
+}
 
 /* ---- gate_wait.c ---- */
 /* Inside the slot, with room for more: `before` is what is in flight without this launch. Reads the
@@ -190,6 +282,8 @@ void gate_cost_learn(uint64_t key, uint64_t cost_ns);
 /* ---- gate_watch.c ---- */
 void gate_watch_start(void); /* once per process; later calls cost a load */
 void gate_watch_kick(void);  /* there is something new to watch */
+/* How soon, at the earliest, it looks again at what it has just seen unfinished. */
+uint64_t gate_shortest_sleep_ns(const struct gate_gpu *gpu);
 /* Waits until the watcher is out of the driver call, if any, that it made before the caller took a
  * stream or context away from it, or began a capture. */
 void gate_watch_settle(void);

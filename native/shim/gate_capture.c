@@ -56,10 +56,16 @@ static void end(CUstream stream, int thread) {
 }
 
 void cg_gate_capture(CUstream stream, bool capturing) {
-  if (capturing && !gate_capturing()) gate_mark_tails();
+  if (capturing && !gate_capturing()) {
+    gate_lock();
+    gate_batches_end();
+    gate_unlock();
+    gate_mark_tails();
+  }
   gate_lock();
   if (capturing) {
     begin(stream, thread_of(stream));
+    gate_batches_end();
   } else {
     end(stream, thread_of(stream));
   }

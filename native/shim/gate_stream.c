@@ -62,7 +62,9 @@ static struct gate_stream *add_stream(struct gate_context *context, CUstream han
     stream = malloc(sizeof *stream);
     if (!stream) return NULL;
   }
+  static uint64_t serial;
   memset(stream, 0, sizeof *stream);
+  stream->serial = ++serial;
   stream->stream = handle;
   stream->context = context;
   stream->gpu = context->gpu;
@@ -181,11 +183,13 @@ static void sync_all(struct gate_sync *sync, CUcontext handle) {
 
 void gate_sync_stream(struct gate_sync *sync, CUstream stream) {
   sync->count = 0;
+  gate_batch_end(true);
   struct gate_stream *record = gate_stream_current(stream);
   if (record) sync_add(sync, record);
 }
 
 void gate_sync_context(struct gate_sync *sync, CUcontext context) {
+  gate_batch_end(true);
   sync_all(sync, context ? context : current_context());
 }
 
@@ -260,6 +264,7 @@ static void mark_end(struct gate_stream *stream) {
 void cg_gate_forget_stream(CUstream handle) {
   gate_capture_forget(handle);
   gate_lock();
+  gate_batches_end();
   struct gate_stream *stream = find_anywhere(handle);
   gate_unlock();
   if (!stream) return;
@@ -276,6 +281,7 @@ void cg_gate_forget_stream(CUstream handle) {
 
 void cg_gate_forget_context(CUcontext handle) {
   gate_lock();
+  gate_batches_end();
   struct gate_context **link = &contexts;
   while (*link && (*link)->context != handle) link = &(*link)->next;
   struct gate_context *context = *link;

@@ -130,6 +130,7 @@ static bool attempt(struct gate_gpu *gpu, enum cg_work work, uint64_t amount, ui
 
 static void want(struct gate_gpu *gpu, uint64_t amount, bool taken) {
   gate_lock();
+  gate_batches_end(); /* what other threads have launched, or taken room for and not used */
   atomic_fetch_add(&gpu->waiters, 1);
   if (taken) gate_drop(gpu, amount); /* says all that changed if nothing else is in flight */
   if (!taken || atomic_load(&gpu->inflight) & GATE_FLAG_BUSY) gate_show(gpu, true);

@@ -28,7 +28,7 @@ static _Atomic(uint32_t) sleeping; /* the thread waits on `kicks` */
 static _Atomic(uint32_t) section;  /* futex word: odd while the thread makes driver calls */
 static _Atomic(uint32_t) settling; /* threads that wait for its end */
 
-static uint64_t shortest_sleep_ns(const struct gate_gpu *gpu) {
+uint64_t gate_shortest_sleep_ns(const struct gate_gpu *gpu) {
   if (atomic_load(&gpu->waiters)) return SHORTEST_SLEEP_NS;
   if (CGPU_GRANT_STATE(gate_grant(gpu)) != CGPU_GRANT_OPEN) return SHORTEST_SLEEP_NS;
   return GATE_LOAD(&gpu->grants->contenders) > 1 ? RIVALS_SLEEP_NS : NOBODY_SLEEP_NS;
@@ -55,7 +55,7 @@ static uint64_t next_look(const struct gate_stream *stream, uint64_t now_ns) {
   if (since_ns < stream->progress_ns) since_ns = stream->progress_ns;
   uint64_t due_ns = since_ns + length_ns;
   uint64_t sleep_ns = due_ns > now_ns ? (due_ns - now_ns) * 3 / 4 : (now_ns - due_ns) / 16;
-  uint64_t shortest_ns = shortest_sleep_ns(stream->gpu);
+  uint64_t shortest_ns = gate_shortest_sleep_ns(stream->gpu);
   if (sleep_ns < shortest_ns) sleep_ns = shortest_ns;
   return now_ns + (sleep_ns < LONGEST_SLEEP_NS ? sleep_ns : LONGEST_SLEEP_NS);
 }
@@ -119,8 +119,9 @@ static uint64_t look_at_streams(void) {
 /* Says idle after the grace, and notices when the arbiter is gone. `seen`: some stream has unfinished
  * work; otherwise what is in flight is still on its way through the driver, and may be short. */
 static uint64_t look_at_gpus(bool seen) {
-  uint64_t next_ns = FUTEX_NEVER, now_ns = futex_now_ns();
+  uint64_t now_ns = futex_now_ns();
   gate_lock();
+  uint64_t next_ns = gate_batches_look(now_ns);
   for (int row = 0; row < (int)CGPU_MAX_GPUS; row++) {
     struct gate_gpu *gpu = gate_gpu_used(row);
     if (!gpu) continue;
@@ -128,7 +129,7 @@ static uint64_t look_at_gpus(bool seen) {
     if (!inflight) continue;
     if (gate_heartbeat_lost(now_ns)) atomic_store(&gpu->alone, true);
     if (inflight != GATE_FLAG_BUSY) {
-      next_ns = earlier(next_ns, now_ns + (seen ? LONGEST_SLEEP_NS : shortest_sleep_ns(gpu)));
+      next_ns = earlier(next_ns, now_ns + (seen ? LONGEST_SLEEP_NS : gate_shortest_sleep_ns(gpu)));
     } else if (gpu->idle_ns + GATE_GRACE_NS <= now_ns) {
       gate_idle(gpu);
     } else {
@@ -145,6 +146,7 @@ static void *run(void *unused) {
   prctl(PR_SET_NAME, "cgpu-gate");
   prctl(PR_SET_TIMERSLACK, 1000);
   if (driver->x_cuThreadExchangeStreamCaptureMode) driver->x_cuThreadExchangeStreamCaptureMode(&mode);
+  gate_batches_start();
   for (;;) {
     uint32_t seen = atomic_load(&kicks);
     uint64_t next_ns = look_at_streams();

@@ -119,6 +119,7 @@ CG_EXPORT CUresult cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *laun
                                                         unsigned int flags) {
   CG_DRIVER(cuLaunchCooperativeKernelMultiDevice);
   struct part part[DEVICES];
+  gate_batch_end(true); /* a thread is inside of one batch at a time */
   unsigned count = launchParamsList && numDevices <= DEVICES ? numDevices : 0;
   for (unsigned i = 0; i < count; i++) enter_part(&part[i], &launchParamsList[i]);
   CUresult result = driver->cuLaunchCooperativeKernelMultiDevice(launchParamsList, numDevices, flags);

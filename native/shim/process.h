@@ -64,7 +64,15 @@ struct cg_process {
   _Atomic(uint8_t) gpu_of_device[CG_MAX_DEVICES]; /* GPU row + 1; 0: not known */
 };
 
+/* ---- region.c ---- */
+
+extern CG_HIDDEN _Atomic(struct cg_process *) cg_process_memory; /* null: not mapped yet */
+struct cg_process *cg_process_create(void);
+
 /* Never null. */
-struct cg_process *cg_process(void);
+static inline struct cg_process *cg_process(void) {
+  struct cg_process *process = atomic_load_explicit(&cg_process_memory, memory_order_acquire);
+  return CG_LIKELY(process) ? process : cg_process_create();
+}
 
 #endif

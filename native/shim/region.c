@@ -1,10 +1,13 @@
 /* region.c - the tenant's files: where they are, whether they can be used, which device is whose.
  *
- * The folder is the place where containers have it mounted or, where there is none, the one that
- * CGPU_REGION names: a container cannot choose another for itself. The variable is read once, before
- * the first mapping. Naming a folder makes the process a tenant: if its files cannot be used,
- * allocations are refused. Without the variable and without the folder there is no tenant.
+ * The folder is the place where containers have it mounted: a container cannot choose another for itself.
+ * Where there is none, it is the one through which this library was preloaded: `cgpu run` writes
+ * TENANT/../../lib/libcgpu.so, so that a program that changes or loses its variables stays the tenant
+ * for as long as it loads this library at all. Else it is the one that CGPU_REGION names. The variable is
+ * read once, before the first mapping. Naming a folder makes the process a tenant: if its files cannot be
+ * used, allocations are refused. With none of the three there is no tenant.
  */
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -18,27 +21,28 @@
 #include "memory.h"
 #include "region_slot.h"
 
-#define MOUNTED "/.cgpu/tenant" /* model/container.py says why there */
+#define MOUNTED "/.cgpu/tenant"   /* model/container.py says why there */
+#define THROUGH "/../../lib/libcgpu" /* behind the folder, in the path of `cgpu run` */
 
 /* ---- memory that a forked child finds zeroed ---- */
 
-static _Atomic(struct cg_process *) process_memory;
+_Atomic(struct cg_process *) cg_process_memory;
 
 static void in_child(void) {
-  struct cg_process *process = atomic_load(&process_memory);
+  struct cg_process *process = atomic_load(&cg_process_memory);
   if (process) memset(process, 0, sizeof *process);
   cg_slot_forget_parent();
   cg_gate_after_fork();
 }
 
-static struct cg_process *create_process(void) {
+struct cg_process *cg_process_create(void) {
   static struct cg_process fallback; /* without memory for a mapping; forks are then seen by the handler alone */
   int saved = errno;
   struct cg_process *fresh = mmap(NULL, sizeof *fresh, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (fresh == MAP_FAILED) fresh = &fallback;
   else madvise(fresh, sizeof *fresh, MADV_WIPEONFORK);
   struct cg_process *first = NULL;
-  if (atomic_compare_exchange_strong(&process_memory, &first, fresh)) {
+  if (atomic_compare_exchange_strong(&cg_process_memory, &first, fresh)) {
     pthread_atfork(NULL, NULL, in_child);
     first = fresh;
   } else if (fresh != &fallback) {
@@ -46,11 +50,6 @@ static struct cg_process *create_process(void) {
   }
   errno = saved;
   return first;
-}
-
-struct cg_process *cg_process(void) {
-  struct cg_process *process = atomic_load_explicit(&process_memory, memory_order_acquire);
-  return process ? process : create_process();
 }
 
 /* ---- the files ---- */
@@ -98,9 +97,19 @@ _Static_assert(offsetof(struct cgpu_grants_header, major) == offsetof(struct cgp
                    offsetof(struct cgpu_grants_header, size_bytes) == offsetof(struct cgpu_usage_header, size_bytes),
                "both files begin alike");
 
+/* The folder in the path by which this library was loaded; false when that path names none. */
+static bool loaded_through(char *buffer, size_t size) {
+  Dl_info self;
+  if (!dladdr((const void *)(uintptr_t)&cg_files, &self) || !self.dli_fname) return false;
+  const char *end = strstr(self.dli_fname, THROUGH);
+  return end && self.dli_fname[0] == '/' &&
+         snprintf(buffer, size, "%.*s", (int)(end - self.dli_fname), self.dli_fname) < (int)size;
+}
+
 /* The tenant's folder as an absolute path, or null when this process is no tenant. */
 static const char *find_folder(char *buffer, size_t size) {
   if (access(MOUNTED, F_OK) == 0) return MOUNTED;
+  if (loaded_through(buffer, size)) return buffer;
   const char *named = getenv("CGPU_REGION");
   if (!named || named[0] == '/' || !getcwd(buffer, size)) return named;
   size_t length = strlen(buffer);

@@ -22,11 +22,13 @@ struct cg_row *cg_table_find(const struct cg_table *table, uint64_t key) {
   }
 }
 
+static void set_used(struct cg_table *table, size_t used) { __atomic_store_n(&table->used, used, __ATOMIC_RELAXED); }
+
 static struct cg_row *place(struct cg_table *table, const struct cg_row *row) {
   size_t i = home(table, row->key);
   while (table->rows[i].key) i = (i + 1) & (table->capacity - 1);
   table->rows[i] = *row;
-  table->used++;
+  set_used(table, table->used + 1);
   return &table->rows[i];
 }
 
@@ -40,7 +42,8 @@ static bool grow(struct cg_table *table) {
   for (size_t i = 0; i < table->capacity; i++)
     if (table->rows[i].key) place(&larger, &table->rows[i]);
   if (table->capacity) munmap(table->rows, table->capacity * sizeof *table->rows);
-  *table = larger;
+  table->rows = larger.rows;
+  table->capacity = larger.capacity;
   return true;
 }
 
@@ -65,10 +68,12 @@ void cg_table_remove(struct cg_table *table, struct cg_row *row) {
     gap = i;
   }
   memset(&table->rows[gap], 0, sizeof table->rows[gap]);
-  table->used--;
+  set_used(table, table->used - 1);
 }
 
 void cg_table_clear(struct cg_table *table) {
   if (table->capacity) munmap(table->rows, table->capacity * sizeof *table->rows);
-  *table = (struct cg_table){0};
+  table->rows = NULL;
+  table->capacity = 0;
+  set_used(table, 0);
 }

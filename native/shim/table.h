@@ -21,6 +21,10 @@ struct cg_table {
   size_t used;
 };
 
+/* Whether it has no rows; without the lock too, for those whose own row is there or is not. */
+static inline bool cg_table_empty(const struct cg_table *table) {
+  return !__atomic_load_n(&table->used, __ATOMIC_RELAXED);
+}
 /* The row of the key, or null. Valid until the table is changed; its values may be written. */
 struct cg_row *cg_table_find(const struct cg_table *table, uint64_t key);
 /* Adds a row, or overwrites the one of that key; null when there is no memory for it. */

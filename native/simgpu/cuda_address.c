@@ -16,7 +16,7 @@
 #include "cuda_process.h"
 
 #define LARGEST (4ull << 40) /* more than sixteen of the largest cards */
-#define SMALLEST (64ull << 30)
+#define SMALLEST (8ull << 30) /* what valgrind has left for a client */
 #define LOW_BASE (1ull << 30)
 #define LOW_BYTES (1ull << 30)
 

@@ -1,4 +1,4 @@
-// sources: shim/gate.c shim/gate_wait.c shim/gate_stream.c shim/gate_marker.c shim/gate_cost.c shim/gate_watch.c shim/gate_capture.c
+// sources: shim/gate.c shim/gate_wait.c shim/gate_stream.c shim/gate_marker.c shim/gate_cost.c shim/gate_watch.c shim/gate_capture.c shim/gate_batch.c
 /* What the gate adds to a launch, in nanoseconds: the driver costs nothing here, markers included.
  * Least of several rounds, as a busy machine only ever adds. Prints JSON. */
 #include "gate_card.h"

@@ -148,7 +148,8 @@ static CUresult card_exchange(CUstreamCaptureMode *mode) {
 
 /* ---- the other parts of the shim ---- */
 
-const struct cg_driver *cg_driver(void) { return &driver; }
+_Atomic(const struct cg_driver *) cg_driver_table = &driver;
+const struct cg_driver *cg_driver_fill(void) { return &driver; }
 const struct cg_region *cg_region(void) { return &region; }
 int cg_gpu_current(void) { return current == CONTEXT ? ROW : -1; }
 void cg_say_once(bool *said, const char *format, ...) {

@@ -1,4 +1,4 @@
-// sources: shim/gate.c shim/gate_wait.c shim/gate_stream.c shim/gate_marker.c shim/gate_cost.c shim/gate_watch.c shim/gate_capture.c
+// sources: shim/gate.c shim/gate_wait.c shim/gate_stream.c shim/gate_marker.c shim/gate_cost.c shim/gate_watch.c shim/gate_capture.c shim/gate_batch.c
 // sanitizers: no
 /* The gate in the child of a fork: nothing is in flight there, and no thread of the parent's is. (The
  * sanitizers do not allow new threads in the child of a process with several.) */

@@ -1,4 +1,4 @@
-// sources: shim/gate.c shim/gate_wait.c shim/gate_stream.c shim/gate_marker.c shim/gate_cost.c shim/gate_watch.c shim/gate_capture.c
+// sources: shim/gate.c shim/gate_wait.c shim/gate_stream.c shim/gate_marker.c shim/gate_cost.c shim/gate_watch.c shim/gate_capture.c shim/gate_batch.c
 /* The gate of one process, with the test as arbiter and a card that keeps to the clock. */
 #include "gate_card.h"
 
@@ -339,6 +339,104 @@ static void test_alone_against_the_clock(void) {
   CHECK(!atomic_load(&gate_gpu(ROW)->alone));
 }
 
+/* ---- batches: short launches of known cost, one after another ---- */
+
+static uint64_t launched(void) { return atomic_load(ATOMIC(&usage.slot[5].gpu[ROW].launches)); }
+
+/* So many launches of work whose cost is known, short enough for batches. */
+static void launch_short(CUstream stream, unsigned count) {
+  gate_cost_learn(SHORT_KEY, 1000);
+  for (unsigned i = 0; i < count; i++) launch(stream, SHORT_KEY, 0);
+}
+
+/* The thread's batch is open, and something has gone in it. */
+static bool in_batch(void) {
+  return gate_own_batch && atomic_load(&gate_own_batch->open) && gate_own_batch->epoch == atomic_load(&gate_epoch);
+}
+
+static bool await_batch(CUstream stream) {
+  uint64_t until_ns = futex_now_ns() + 2000 * MS;
+  while (!in_batch() && futex_now_ns() < until_ns) launch_short(stream, 1);
+  return in_batch();
+}
+
+static void test_every_launch_of_a_batch_is_counted(void) {
+  settle();
+  uint64_t before = launched();
+  launch_short(STREAM(0), 1000);
+  launch(STREAM(0), OTHER_KEY, 0); /* another kernel, a copy, another stream, a failure in between */
+  launch_short(STREAM(0), 100);
+  launch_as(CG_WORK_MEMOP, STREAM(0), COPY_KEY, 0, CUDA_SUCCESS);
+  launch_short(STREAM(0), 100);
+  launch_short(STREAM(1), 100);
+  launch_as(CG_WORK_KERNEL, STREAM(1), SHORT_KEY, 0, CUDA_ERROR_INVALID_VALUE);
+  launch_short(STREAM(1), 100);
+  settle();
+  CHECK(launched() - before == 1402);
+  CHECK(!atomic_load(&gate_gpu(ROW)->inflight));
+}
+
+static void test_room_that_is_not_used_comes_back(void) {
+  settle();
+  CHECK(await_batch(STREAM(0)));
+  CHECK(gate_cost_ns(atomic_load(&gate_gpu(ROW)->inflight)) > 0 && gate_word() == CGPU_GATE_BUSY);
+  CHECK(await(CGPU_GATE_BUSY, 0)); /* though this thread says nothing more */
+  CHECK(!in_batch() && !atomic_load(&gate_gpu(ROW)->inflight));
+}
+
+static void *batch_of_another_thread(void *through) {
+  current = CONTEXT;
+  launch_short(STREAM(3), 500);
+  atomic_store((_Atomic(bool) *)through, true);
+  return NULL; /* its batch ends with it */
+}
+
+static void test_closed_slot_ends_a_batch(void) {
+  struct waiting waiting;
+  _Atomic(bool) other = false;
+  pthread_t thread;
+  settle();
+  CHECK(pthread_create(&thread, NULL, batch_of_another_thread, &other) == 0);
+  pthread_join(thread, NULL);
+  CHECK(atomic_load(&other) && await_batch(STREAM(0)));
+  grant(CGPU_GRANT_CLOSED, 0, 2);
+  CHECK(!gate_batch_enter(CG_WORK_KERNEL, STREAM(0), SHORT_KEY)); /* this one has to wait now */
+  start(&waiting, CG_WORK_KERNEL, STREAM(1), SHORT_KEY, 0);
+  CHECK(await(CGPU_GATE_WANT | CGPU_GATE_BUSY, CGPU_GATE_WANT));
+  grant(CGPU_GRANT_OPEN, UINT64_MAX, 2);
+  pthread_join(waiting.thread, NULL);
+  settle();
+  CHECK(!atomic_load(&gate_gpu(ROW)->inflight));
+}
+
+static void test_no_batch_for_what_takes_long_or_is_not_known(void) {
+  settle();
+  gate_cost_learn(LONG_KEY, 15 * MS);
+  for (int i = 0; i < 6; i++) launch(STREAM(0), LONG_KEY, 0);
+  CHECK(!in_batch());
+  for (uint64_t i = 0; i < 20; i++) launch(STREAM(0), 0x9000 + 64 * i, 0);
+  CHECK(!in_batch());
+  settle();
+}
+
+static void test_a_stream_or_capture_ends_batches(void) {
+  settle();
+  CHECK(await_batch(STREAM(4)));
+  cg_gate_forget_stream(STREAM(4));
+  current = CONTEXT; /* the simple driver's stack of contexts has one place */
+  CHECK(!in_batch());
+  CHECK(await_batch(STREAM(0)));
+  capturing[1] = true;
+  cg_gate_capture(STREAM(1), true);
+  CHECK(!in_batch());
+  launch_short(STREAM(0), 20);
+  CHECK(!in_batch() && atomic_load(&illegal) == 0);
+  capturing[1] = false;
+  cg_gate_capture(STREAM(1), false);
+  settle();
+  CHECK(!atomic_load(&gate_gpu(ROW)->inflight));
+}
+
 int main(void) {
   set_up();
   test_free_grant_passes_everything();
@@ -361,6 +459,11 @@ int main(void) {
   test_destroyed_context_takes_its_work_along();
   test_default_streams_of_threads();
   test_marker_that_comes_late();
+  test_every_launch_of_a_batch_is_counted();
+  test_room_that_is_not_used_comes_back();
+  test_closed_slot_ends_a_batch();
+  test_no_batch_for_what_takes_long_or_is_not_known();
+  test_a_stream_or_capture_ends_batches();
   test_alone_against_the_clock();
   return 0;
 }

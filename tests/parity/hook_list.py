@@ -8,6 +8,7 @@ from pathlib import Path
 from native import build
 
 UNHOOKED = Path(__file__).with_name("unhooked.tsv")
+ALLOCATING = Path(__file__).with_name("allocating.tsv")
 
 # A function whose name has one of these words takes or returns memory, or gives the card work: it is
 # either hooked or somebody has written down why not.
@@ -46,3 +47,9 @@ def excused() -> dict[str, str]:
 def variantless(name: str) -> str:
     """The name that cuGetProcAddress knows an export by: cuMemcpyHtoD of cuMemcpyHtoD_v2_ptds."""
     return re.sub(r"(_v\d+)?(_ptsz|_ptds)?$", "", name)
+
+
+def allocating() -> set[str]:
+    """Functions that give memory of a device, directly or as a side effect, in all versions."""
+    lines = ALLOCATING.read_text().splitlines()
+    return {line.split("\t")[0] for line in lines if not line.startswith("#")}

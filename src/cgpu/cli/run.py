@@ -111,7 +111,7 @@ def tenant_environment(inherited: Mapping[str, str], tenant: Mapping[str, Any], 
     environment = {
         **inherited,
         "CGPU_REGION": tenant["region"],
-        "LD_PRELOAD": _joined(str(shim), inherited.get("LD_PRELOAD", "")),
+        "LD_PRELOAD": _preloaded(shim, Path(tenant["region"]), inherited.get("LD_PRELOAD", "")),
         "CUDA_VISIBLE_DEVICES": ",".join(share["gpu_uuid"] for share in tenant["shares"]),
     }
     if settings.sim_state is not None:
@@ -119,14 +119,22 @@ def tenant_environment(inherited: Mapping[str, str], tenant: Mapping[str, Any], 
     return environment
 
 
-def _joined(first: str, rest: str) -> str:
-    if set(first) & set(": ;"):
+def _preloaded(shim: Path, region: Path, rest: str) -> str:
+    """LD_PRELOAD: the shim by a path that leads through the tenant's folder, then what was there.
+
+    The shim knows by that path whose it is, so a program that changes its variables stays the tenant for as long as it
+    loads the shim at all. The plain path behind it is the same library, which the loader takes once: it counts when
+    somebody has cleared the folder.
+    """
+    libraries = [str(shim)]
+    if shim.parent == region.parent.parent / "lib":
+        libraries.insert(0, f"{region}/../../lib/{shim.name}")
+    if set(str(shim)) & set(": ;"):
         raise UsageError(
-            f"the path {first!r} has a character that the loader takes for a separator", "install cgpu elsewhere"
+            f"the path {str(shim)!r} has a character that the loader takes for a separator", "install cgpu elsewhere"
         )
-    if first in rest.split(":"):
-        return rest
-    return f"{first}:{rest}" if rest else first
+    others = [path for path in rest.split(":") if path and path not in libraries]
+    return ":".join([*libraries, *others])
 
 
 def _become(command: list[str], environment: dict[str, str]) -> int:

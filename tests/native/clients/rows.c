@@ -1,13 +1,16 @@
 /* rows.c - a directly linked client that gets memory by every function that gives any.
  *
  *   rows list                 the rows, a line each: label, kind
- *   rows versions             what cuGetProcAddress finds: row, version, flags
+ *   rows versions             what both forms of cuGetProcAddress find: function, route, version, flags
  *   rows run                  obeys the lines of its input, each a JSON string:
  *     begin                                     a context more, current
  *     begin primary                             the device's primary context, current
  *     end FUNCTION                              the current one, by one of `endings` below
- *     allocate ROW ROUTE VERSION FLAGS BYTES    ROUTE: direct, dlsym, procaddress (the last uses
- *                                               VERSION and FLAGS)
+ *     fill                                      takes memory until it is refused
+ *     empty                                     gives that back
+ *     allocate ROW ROUTE VERSION FLAGS BYTES    ROUTE: direct, dlsym, dlvsym, default (dlsym of
+ *                                               RTLD_DEFAULT), procaddress (cuGetProcAddress_v2) or
+ *                                               procaddress_v1; these two use VERSION and FLAGS
  *     release                                   what was allocated last
  *     expect, offer WHAT BYTES PID, take, withdraw WHAT, forget
  *                                               memory of another process, see rows.h
@@ -29,7 +32,8 @@ struct function {
   void *direct;
 };
 
-/* Of hooks.def, the rows of the two categories of allocation, and of mapping what was allocated. */
+/* Of hooks.def, the rows of the two categories of allocation, and of mapping what was allocated; and the
+ * functions that are not hooked though they take some memory (tests/parity/unhooked.tsv says why). */
 #define FUNCTION_alloc_device(since, name) {#name, since, (void *)(uintptr_t)name},
 #define FUNCTION_alloc_indirect(since, name) {#name, since, (void *)(uintptr_t)name},
 #define FUNCTION_map_va(since, name) {#name, since, (void *)(uintptr_t)name},
@@ -44,10 +48,13 @@ struct function {
 #define CG_SUBMIT(...)
 static const struct function functions[] = {
 #include "hooks.def"
+#define UNHOOKED(since, name) {#name, since, (void *)(uintptr_t)name},
+#include "rows_unhooked.def"
 };
 #define FUNCTIONS (sizeof functions / sizeof *functions)
 
-static const struct row *const tables[] = {device_rows, vmm_rows, context_rows, pool_rows, graph_rows, shared_rows};
+static const struct row *const tables[] = {device_rows, vmm_rows, context_rows, pool_rows, graph_rows, shared_rows,
+                                           unhooked_rows};
 #define TABLES (sizeof tables / sizeof *tables)
 
 static const struct row *find_row(const char *label) {
@@ -68,7 +75,7 @@ static const struct function *find_function(const char *label) {
 /* ---- routes ---- */
 
 /* The name that cuGetProcAddress knows a function by: without version and without stream variant. */
-static void *by_address(const char *name, int version, cuuint64_t flags) {
+static void *by_address(const char *name, int first, int version, cuuint64_t flags) {
   char plain[64];
   void *found = NULL;
   snprintf(plain, sizeof plain, "%s", name);
@@ -76,16 +83,20 @@ static void *by_address(const char *name, int version, cuuint64_t flags) {
   if (end) *end = 0;
   end = strrchr(plain, '_');
   if (end && end[1] == 'v') *end = 0;
-  return cuGetProcAddress_v2(plain, &found, version, flags, NULL) == CUDA_SUCCESS ? found : NULL;
+  CUresult result = first ? cuGetProcAddress(plain, &found, version, flags)
+                          : cuGetProcAddress_v2(plain, &found, version, flags, NULL);
+  return result == CUDA_SUCCESS ? found : NULL;
 }
 
 static void *by_route(const struct function *function, const char *route, int version, cuuint64_t flags) {
   if (!strcmp(route, "direct")) return function->direct;
-  if (!strcmp(route, "dlsym")) {
+  if (!strcmp(route, "default")) return dlsym(RTLD_DEFAULT, function->name);
+  if (!strncmp(route, "dl", 2)) {
     void *driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
-    return driver ? dlsym(driver, function->name) : NULL;
+    if (!driver) return NULL;
+    return route[2] == 's' ? dlsym(driver, function->name) : dlvsym(driver, function->name, "libcuda.so.1");
   }
-  return by_address(function->name, version, flags);
+  return by_address(function->name, !strcmp(route, "procaddress_v1"), version, flags);
 }
 
 /* The versions that are asked for: those of the interface's own changes, and the one in which the
@@ -95,21 +106,37 @@ static int versions(void) {
     const struct function *function = &functions[i];
     const int asked[] = {function->since, 11030, 12000, 13000};
     for (unsigned v = 0; v < sizeof asked / sizeof *asked; v++)
-      for (cuuint64_t flags = 0; flags <= 2; flags += 2)
-        if (by_address(function->name, asked[v], flags) == function->direct)
-          printf("%s %d %u\n", function->name, asked[v], (unsigned)flags);
+      for (unsigned flags = 0; flags <= 2; flags++)
+        for (int first = 0; first <= 1; first++)
+          if (by_address(function->name, first, asked[v], flags) == function->direct)
+            printf("%s procaddress%s %d %u\n", function->name, first ? "_v1" : "", asked[v], flags);
   }
   return 0;
 }
 
 static int list(void) {
-  static const char *const kinds[] = {"own", "import", "absent"};
+  static const char *const kinds[] = {"own", "import", "absent", "unhooked"};
   for (size_t t = 0; t < TABLES; t++)
     for (const struct row *row = tables[t]; row->label; row++) printf("%s %s\n", row->label, kinds[row->kind]);
   return 0;
 }
 
 /* ---- orders ---- */
+
+#define PIECE_BYTES (2u << 20) /* what the card gives out at least */
+static CUdeviceptr filling[1 << 14];
+static size_t pieces;
+
+static CUresult fill(void) {
+  CUresult result = CUDA_SUCCESS;
+  for (size_t bytes = PIECE_BYTES << 5; bytes >= PIECE_BYTES; bytes /= 2)
+    while (pieces < sizeof filling / sizeof *filling && !(result = cuMemAlloc_v2(&filling[pieces], bytes))) pieces++;
+  return result;
+}
+static CUresult empty(void) {
+  while (pieces) TRY(cuMemFree_v2(filling[--pieces]));
+  return CUDA_SUCCESS;
+}
 
 static CUresult begin(int primary) {
   CUcontext context;
@@ -170,6 +197,8 @@ static int obey(const char *order) {
     row = find_row(word);
     return row ? allocate(row, order) : -1;
   }
+  if (!strncmp(order, "\"fill", 5)) return (int)fill();
+  if (!strncmp(order, "\"empty", 6)) return (int)empty();
   if (!strncmp(order, "\"release", 8)) return row ? (int)row->release() : -1;
   if (!strncmp(order, "\"expect", 7)) return expect();
   if (sscanf(order, "\"offer %63s %zu %d", word, &bytes, &pid) == 3) return offer(word, bytes, pid);

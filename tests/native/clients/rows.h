@@ -11,6 +11,7 @@ enum row_kind {
   ROW_OWN,    /* takes memory of the card */
   ROW_IMPORT, /* opens what another process has offered */
   ROW_ABSENT, /* the simulated driver answers CUDA_ERROR_NOT_SUPPORTED */
+  ROW_UNHOOKED, /* takes what belongs to its context, without a size of its own */
 };
 
 struct row {
@@ -39,7 +40,8 @@ struct row {
   } while (0)
 
 /* Tables end with a row without label. */
-extern const struct row device_rows[], vmm_rows[], context_rows[], pool_rows[], graph_rows[], shared_rows[];
+extern const struct row device_rows[], vmm_rows[], context_rows[], pool_rows[], graph_rows[], shared_rows[],
+    unhooked_rows[];
 
 /* Memory of another process: what the one offers ("ipc": a block of cuMemAlloc, "handle": one of
  * cuMemCreate, "pool": a pool and a block of it), the other, which expects it, takes. A CUresult, or -1
