@@ -18,26 +18,28 @@ from pathlib import Path
 
 SUITES = ("bookworm", "trixie", "experimental")
 PACKAGES = ("libcuda1", "nvidia-smi")
+DRIVER = (*PACKAGES, "libnvidia-ml1", "libnvidia-ptxjitcompiler1")  # what else a container is given of it
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "debian-nvidia"
 APT_TIMEOUT_S = 300
 
 
-def fetch(suite: str) -> Path | None:
-    """The folder into which libcuda1 and nvidia-smi of a Debian suite are unpacked, or None.
+def fetch(suite: str, packages: tuple[str, ...] = PACKAGES) -> Path | None:
+    """The folder into which packages of a Debian suite, libcuda1 among them, are unpacked, or None.
 
     The first call downloads about 30 MB; later calls, of other processes too, find the folder.
     """
     CACHE.mkdir(parents=True, exist_ok=True)
-    root = CACHE / suite
-    with (CACHE / f"{suite}.lock").open("w") as lock:
+    name = suite if packages == PACKAGES else "-".join((suite, *packages))
+    root = CACHE / name
+    with (CACHE / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if root.is_dir():
             return root
-        work = CACHE / f"{suite}.new"
+        work = CACHE / f"{name}.new"
         shutil.rmtree(work, ignore_errors=True)
         try:
-            _download(suite, work)
-            _unpack(work)
+            _download(suite, packages, work)
+            _unpack(packages, work)
         except (OSError, subprocess.SubprocessError):
             return None
         (work / "root").rename(root)
@@ -67,7 +69,7 @@ def _one(root: Path, pattern: str) -> Path:
     return files[0]
 
 
-def _download(suite: str, work: Path) -> None:
+def _download(suite: str, packages: tuple[str, ...], work: Path) -> None:
     for folder in ("sources", "lists/partial", "cache/archives/partial", "debs"):
         (work / folder).mkdir(parents=True)
     (work / "sources" / "nvidia.sources").write_text(_source(suite))
@@ -80,15 +82,15 @@ def _download(suite: str, work: Path) -> None:
         "-qq",
     ]
     _run(["apt-get", *options, "update"], work)
-    _run(["apt-get", *options, "download", *PACKAGES], work / "debs")
+    _run(["apt-get", *options, "download", *packages], work / "debs")
 
 
-def _unpack(work: Path) -> None:
-    packages = sorted((work / "debs").glob("*.deb"))
-    if len(packages) < len(PACKAGES):
-        raise FileNotFoundError(f"apt-get left {[path.name for path in packages]}")
-    for package in packages:
-        _run(["dpkg-deb", "-x", str(package), str(work / "root")], work)
+def _unpack(packages: tuple[str, ...], work: Path) -> None:
+    archives = sorted((work / "debs").glob("*.deb"))
+    if len(archives) < len(packages):
+        raise FileNotFoundError(f"apt-get left {[path.name for path in archives]}")
+    for archive in archives:
+        _run(["dpkg-deb", "-x", str(archive), str(work / "root")], work)
 
 
 def _run(command: list[str], folder: Path) -> None:
