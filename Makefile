@@ -7,7 +7,7 @@ JOBS   ?= 2
 KUBE   ?= 1.37
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e cluster test-gpu bench lint proto fmt tools
+.PHONY: help demo test e2e cluster test-gpu bench bench-kube lint proto fmt tools
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -35,6 +35,12 @@ test-gpu: $(VENV)/.built ## the tests that need a real NVIDIA GPU
 
 bench: $(VENV)/.built ## measure overhead, shares, crashes and scale; results as JSON below bench/results
 	$(BIN)/python -m bench
+
+bench-kube: $(VENV)/.built tools ## measure what the webhook costs a cluster of 1,000 nodes, and what a claim costs a node
+	$(BIN)/python -m tests.e2e.kube.programs $(KUBE)
+	mkdir -p bench/results
+	$(BIN)/python -m bench.prepare --json bench/results/prepare.json
+	$(BIN)/python -m bench.kube --kube $(KUBE) --json bench/results/kube.json --table bench/results/kube.md
 
 lint: $(VENV)/.built ## ruff, mypy, import-linter
 	$(BIN)/ruff check
@@ -72,6 +78,6 @@ $(VENV)/.built: $(VENV)/.tools $(NATIVE)
 	@$(BIN)/python native/build.py >/dev/null
 	@touch $@
 
-# In CI, as root: a C compiler, busybox, container engines, Go. Elsewhere nothing; tests that miss one are skipped.
+# In CI, as root: a C compiler, valgrind, busybox, container engines, Go. Elsewhere nothing; tests that miss one are skipped.
 tools: $(VENV)/.tools
 	@tests/tools.sh $(BIN)/python

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-BENCHMARKS = ("overhead", "shares")
+BENCHMARKS = ("escapes", "overhead", "agent", "shares")
 
 
 def main() -> int:

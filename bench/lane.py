@@ -75,6 +75,11 @@ class Lane:
         self._agent.terminate()
         self._agent.wait()
 
+    @property
+    def agent_pid(self) -> int:
+        """Of the agent's process."""
+        return self._agent.pid
+
     def kill_agent(self) -> None:
         """End the agent at once; the tenants run on."""
         self._agent.kill()

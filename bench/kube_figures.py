@@ -1,0 +1,161 @@
+"""What the trials of the benchmark of a cluster come to: rates, latencies, a table, the bounds. Pure."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from bench.kube_objects import Kind
+from bench.memory import Memory
+
+RATE_MIN: Final = 0.95
+"""Of pods of ACK through the webhook, as a part of the rate of the same pods with claims."""
+
+HANDLER_P99_S: Final = 0.05
+_HEAD: Final = (
+    "kind",
+    "pods a second",
+    "all created after",
+    "processor time a pod",
+    "of it the webhook",
+    "/pods, median and p99",
+    "/claims",
+    "PSS of each webhook",
+    "load before, after",
+)
+_BUCKET: Final = re.compile(r'^\w+_bucket\{path="([^"]+)",le="([^"]+)"\} (\d+)$', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One kind of pods on one control plane."""
+
+    kind: Kind
+    nodes: int
+    cards: int
+    pods: int
+    created_s: float
+    """Until the API server had taken all pods."""
+    curve: Sequence[tuple[float, int]]
+    """Seconds since the first pod, and how many were placed by then."""
+    load: tuple[tuple[float, float, float], tuple[float, float, float]]
+    """Load averages of the machine before and after."""
+    processor_s: Mapping[str, float]
+    """By process."""
+    memory: Mapping[str, Memory]
+    """By process, at the end."""
+    metrics: Sequence[str] = field(default_factory=tuple)
+    """Of each webhook, in the text format of Prometheus."""
+
+    @property
+    def rate(self) -> float:
+        """Pods placed a second, from the first that was created to the last that was placed."""
+        return self.pods / self.curve[-1][0]
+
+    @property
+    def webhook_share(self) -> float:
+        """The webhooks' part of the processor time of all processes of the control plane."""
+        ours = sum(seconds for name, seconds in self.processor_s.items() if name.startswith("webhook"))
+        return ours / sum(self.processor_s.values())
+
+    def latencies(self) -> dict[str, Latency]:
+        """Of the webhooks' answers, by path."""
+        return latencies_of(self.metrics)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """A distribution that is known in steps."""
+
+    count: int
+    within: Mapping[float, int]
+    """How many took no longer than so many seconds."""
+
+    def percentile_s(self, percent: float) -> float:
+        """The upper end of the step in which it is; infinite where that is beyond the last."""
+        wanted = self.count * percent / 100
+        return min((bound for bound, count in self.within.items() if count >= wanted), default=float("inf"))
+
+
+def latencies_of(metrics: Iterable[str]) -> dict[str, Latency]:
+    """Several processes' histograms together."""
+    sums: dict[str, dict[float, int]] = {}
+    for text in metrics:
+        for path, bound, count in _BUCKET.findall(text):
+            row = sums.setdefault(path, {})
+            row[float(bound)] = row.get(float(bound), 0) + int(count)
+    return {path: Latency(row[float("inf")], row) for path, row in sums.items()}
+
+
+def verdict(trials: Sequence[Trial]) -> list[str]:
+    """The bounds that are not kept."""
+    missed = []
+    rates = {kind: _rates(trials, kind) for kind in Kind}
+    if rates[Kind.ACK] and rates[Kind.CLAIMS]:
+        part = statistics.fmean(rates[Kind.ACK]) / statistics.fmean(rates[Kind.CLAIMS])
+        if part < RATE_MIN:
+            missed.append(f"pods of ACK are placed at {part:.1%} of the rate of the same pods with claims")
+    for path, latency in latencies_of(text for trial in trials for text in trial.metrics).items():
+        if latency.percentile_s(99) > HANDLER_P99_S:
+            missed.append(f"1 % of the answers to {path} took longer than {HANDLER_P99_S * 1000:.0f} ms")
+    return missed
+
+
+def document(machine: Mapping[str, Any], trials: Sequence[Trial]) -> dict[str, Any]:
+    """JSON values of all of it."""
+    return {"machine": dict(machine), "trials": [_values(trial) for trial in trials], "missed": verdict(trials)}
+
+
+def table(trials: Sequence[Trial]) -> str:
+    """In Markdown, a row for each trial."""
+    rows = [_HEAD, ("---",) * len(_HEAD), *map(_row, trials)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _row(trial: Trial) -> tuple[str, ...]:
+    latencies = trial.latencies()
+    memory = [row.pss / 1024 for name, row in trial.memory.items() if name.startswith("webhook")]
+    return (
+        str(trial.kind),
+        f"{trial.rate:.1f}",
+        f"{trial.created_s:.0f} s",
+        f"{sum(trial.processor_s.values()) / trial.pods * 1000:.0f} ms",
+        f"{trial.webhook_share:.1%}" if memory else "",
+        _told(latencies.get("/pods")),
+        _told(latencies.get("/claims")),
+        ", ".join(f"{size:.0f} MiB" for size in memory),
+        f"{trial.load[0][0]:.1f}, {trial.load[1][0]:.1f}",
+    )
+
+
+def _told(latency: Latency | None) -> str:
+    if latency is None:
+        return ""
+    return ", ".join(f"≤ {latency.percentile_s(percent) * 1000:g} ms" for percent in (50, 99))
+
+
+def _rates(trials: Iterable[Trial], kind: Kind) -> list[float]:
+    return [trial.rate for trial in trials if trial.kind is kind]
+
+
+def _values(trial: Trial) -> dict[str, Any]:
+    return {
+        "kind": str(trial.kind),
+        "nodes": trial.nodes,
+        "cards": trial.cards,
+        "pods": trial.pods,
+        "placed_per_second": trial.rate,
+        "created_s": trial.created_s,
+        "curve": trial.curve,
+        "load": trial.load,
+        "processor_s": dict(trial.processor_s),
+        "webhook_share_of_processor": trial.webhook_share,
+        "memory": {name: memory.document() for name, memory in trial.memory.items()},
+        "latency_s": {
+            path: {str(percent): row.percentile_s(percent) for percent in (50, 90, 99, 99.9)} | {"count": row.count}
+            for path, row in trial.latencies().items()
+        },
+    }
