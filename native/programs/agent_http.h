@@ -20,6 +20,9 @@ void agent_post(const char *socket, const char *tenant, const char *verb, const 
 /* The value of a text in a JSON object, decoded into one line of UTF-8: "" where the body has none. */
 void json_text(const char *body, const char *key, char *value, size_t size);
 
+/* The same of a text whose first character is at `at`; null is an empty one. */
+void json_decode(const char *at, char *value, size_t size);
+
 /* CLOCK_MONOTONIC in milliseconds. */
 long long now_ms(void);
 

@@ -65,8 +65,7 @@ static size_t decode(const char **at, char out[4]) {
   return encode(unit, out);
 }
 
-void json_text(const char *body, const char *key, char *value, size_t size) {
-  const char *at = find(body, key);
+void json_decode(const char *at, char *value, size_t size) {
   size_t length = 0;
   while (at && *at && *at != '"') {
     char bytes[4];
@@ -76,4 +75,8 @@ void json_text(const char *body, const char *key, char *value, size_t size) {
     length += count;
   }
   value[length] = 0;
+}
+
+void json_text(const char *body, const char *key, char *value, size_t size) {
+  json_decode(find(body, key), value, size);
 }

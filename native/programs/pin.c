@@ -11,29 +11,11 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
-#include "agent_http.h"
+#include "config_text.h"
 #include "say.h"
 #include "scan.h"
 
 static const char *skip_blanks(const char *at) { return at + strspn(at, " \t\r\n"); }
-
-/* The object that is the value of "root", at its brace; null where there is none. */
-static const char *find_root(const char *config) {
-  static const char key[] = "\"root\"";
-  for (const char *at = config; (at = strstr(at, key)); at++) {
-    const char *colon = skip_blanks(at + strlen(key));
-    if (*colon != ':') continue;
-    const char *value = skip_blanks(colon + 1);
-    if (*value == '{') return value;
-  }
-  return NULL;
-}
-
-/* The quote that ends a text, or the end of all. */
-static const char *end_of_text(const char *at) {
-  while (*at && *at != '"') at += *at == '\\' && at[1] ? 2 : 1;
-  return at;
-}
 
 /* Whether the object says "readonly": true. It holds texts and words, no objects. */
 static bool says_readonly(const char *object) {
@@ -66,18 +48,12 @@ static int pin_below(const char *root) {
 }
 
 int pin_etc(const char *bundle) {
-  char path[PATH_MAX], root[PATH_MAX];
-  *path = 0;
+  char root[PATH_MAX];
   char *config = bundle_config(bundle);
   if (!config) return say("cannot read %s/config.json", bundle);
-  const char *object = find_root(config);
-  bool readonly = object && says_readonly(object);
-  if (object) json_text(object, "path", path, sizeof path);
+  const char *object = config_object(config, "root");
+  bool readonly = object && says_readonly(object), found = config_root(bundle, config, root, sizeof root);
   free(config);
-  if (!*path) return say("%s/config.json names no root", bundle);
-  if (readonly) return 0;
-  if (*path == '/') return pin_below(path);
-  if (snprintf(root, sizeof root, "%s/%s", bundle, path) >= (int)sizeof root)
-    return say("the path of the container's root is too long");
-  return pin_below(root);
+  if (!found) return 1;
+  return readonly ? 0 : pin_below(root);
 }

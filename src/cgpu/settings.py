@@ -39,7 +39,14 @@ class Settings:
 
     host_root: Path = Path("/")
     """Root folder of the node's files, for an agent that has them mounted elsewhere. ``CGPU_HOST_ROOT``;
-    by default /. Only what tells whether Alibaba's cGPU is active is read below it."""
+    by default /. Only what tells whether Alibaba's cGPU is active, and the cards' NUMA nodes, is read below it."""
+
+    driver_root: Path | None = None
+    """Folder of the node below which NVIDIA's driver is, such as / or /run/nvidia/driver, for the containers of
+    Kubernetes' claims. ``CGPU_DRIVER_ROOT``; None: NVIDIA's container runtime brings it to them."""
+
+    driver_tree: Path | None = None
+    """Where that folder is for the agent, which may have it mounted elsewhere. ``CGPU_DRIVER_TREE``; None: there."""
 
     reconcile_seconds: float = 0.4
     """The longest time between two comparisons with NVML. A dead process's charge has to go within
@@ -72,6 +79,8 @@ class Settings:
             sim_state=sim_state,
             region=mounted_region if mounted_region.exists() else _path(environment, "CGPU_REGION"),
             host_root=_path(environment, "CGPU_HOST_ROOT") or Path("/"),
+            driver_root=_path(environment, "CGPU_DRIVER_ROOT"),
+            driver_tree=_path(environment, "CGPU_DRIVER_TREE"),
         )
 
     @property

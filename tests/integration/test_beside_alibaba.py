@@ -10,6 +10,7 @@ import pytest
 
 import cgpu
 from tests.integration.conftest import CGPU, SECONDS, Node
+from tests.integration.fake_api import FakeApi
 
 
 def cgpu_on(root: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -40,6 +41,15 @@ def test_the_agent_refuses_a_node_where_alibabas_cgpu_is_active(
     assert "Alibaba's cGPU is active on this node (/proc/cgpu_km)" in result.stderr
     assert "cgpu doctor" in result.stderr
     assert not (tmp_path / "run/agent.sock").exists()
+
+
+def test_in_a_cluster_the_agent_runs_on_to_serve_the_pods_that_are_there(active: Path, tmp_path: Path):
+    """It makes no tenant and offers nothing; here it ends for want of a driver, and not before."""
+    config = tmp_path / "config"
+    config.write_text(FakeApi().kubeconfig())
+    result = cgpu_on(active, tmp_path, "agent", "--kubernetes", f"--kubeconfig={config}")
+    assert "Alibaba" not in result.stderr
+    assert result.returncode == 5, result.stderr
 
 
 def test_its_modules_alone_are_enough(tmp_path: Path):

@@ -46,8 +46,16 @@ def _schema(version: str) -> dict[str, Any]:
         env=_list({"type": "string", "pattern": "^[^=]+=.*"}),
         timeout={"type": "integer", "minimum": 0},
     )
+    path: dict[str, Any] = {"type": "string", "pattern": "^/"}
+    elsewhere = {"hostPath": path} if version == "0.5.0" else {}
     edits = {
-        **_object((), env=_list({"type": "string", "pattern": "^[^=]+=.*"}), mounts=_list(mount, 1), hooks=_list(hook)),
+        **_object(
+            (),
+            env=_list({"type": "string", "pattern": "^[^=]+=.*"}),
+            mounts=_list(mount, 1),
+            hooks=_list(hook),
+            deviceNodes=_list(_object(("path",), path=path, **elsewhere), 1),
+        ),
         "minProperties": 1,  # a device without edits is refused
     }
     device = _object(

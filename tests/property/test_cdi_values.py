@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cgpu.adapters.cdi import spec
+from cgpu.adapters.cdi.driver_files import DeviceNode
 from cgpu.adapters.container_view import ViewMount
 from cgpu.adapters.mounts import HostFile, Mount, parse_mountinfo
 from cgpu.errors import UsageError
@@ -47,6 +48,23 @@ def test_a_digit_is_refused_by_the_versions_before():
     document = json.loads(spec.content("0d", [VIEW, GRANTS], PROGRAM, {}))
     with pytest.raises(jsonschema.ValidationError):
         VALIDATORS["0.3.0"].validate({**document, "cdiVersion": "0.3.0"})
+
+
+NODES = st.lists(st.builds(DeviceNode, PATHS, PATHS.map(Path)), max_size=3)
+CLAIMS = st.none() | st.just(()) | st.just(("/run/cgpu/agent.sock", "k8s-1-0"))
+
+
+@given(NAMES, NODES, CLAIMS, VARIABLES)
+def test_a_claims_devices_are_valid_under_the_lowest_version_that_takes_them(
+    name: str, nodes: list[DeviceNode], claim: tuple[str, ...] | None, variables: dict[str, str]
+):
+    made = spec.edits([VIEW], PROGRAM, variables, claim, nodes)
+    document = json.loads(spec.document("cgpu.dev/claim", {name: made}))
+    elsewhere = any(str(node.on_host) != node.path for node in nodes)
+    assert document["cdiVersion"] == ("0.5.0" if elsewhere or name[0].isdigit() else "0.3.0")
+    VALIDATORS[document["cdiVersion"]].validate(document)
+    told = [hook["args"][1:] for hook in made["hooks"] if hook["hookName"] == "createRuntime"]
+    assert told == ([] if claim is None else [["hook", "claim", *claim]])
 
 
 JSON = st.recursive(

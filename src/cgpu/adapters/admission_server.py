@@ -8,6 +8,7 @@ import socket
 import socketserver
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -15,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
+from cgpu.adapters.latencies import CONTENT_TYPE, Latencies
 from cgpu.errors import ClusterError, UsageError
 
 _LOG: Final = logging.getLogger(__name__)
@@ -24,6 +26,7 @@ BODY_MAX: Final = 8 << 20
 _HANDSHAKE_S: Final = 10.0
 _IDLE_S: Final = 150.0  # longer than the API server keeps an idle connection (90 s), so that it is never cut off
 _HEALTH: Final = "/healthz"
+_METRICS: Final = "/metrics"
 
 Handle = Callable[[str, bytes], bytes]
 """Path and body to the answer's body. Raises UsageError for what is malformed, LookupError for an unknown path."""
@@ -47,6 +50,7 @@ class AdmissionServer(ThreadingHTTPServer):
         """Bind. Raises ClusterError: the address or the certificate cannot be used."""
         self._files = files
         self.handle_review = handle
+        self.latencies = Latencies("cgpu_webhook_review_seconds", "path", "How long the answer to a review took.")
         self._context: ssl.SSLContext
         self._stamp: object = None
         self._open: set[socket.socket] = set()
@@ -119,12 +123,15 @@ class _Handler(BaseHTTPRequestHandler):
         super().setup()
 
     def do_GET(self) -> None:
-        if self.path != _HEALTH:
+        if self.path == _HEALTH:
+            self._answer(HTTPStatus.OK, b"ok\n", "text/plain")
+        elif self.path == _METRICS:
+            self._answer(HTTPStatus.OK, self.server.latencies.text().encode(), CONTENT_TYPE)
+        else:
             self._answer(HTTPStatus.NOT_FOUND, b"not found\n", "text/plain")
-            return
-        self._answer(HTTPStatus.OK, b"ok\n", "text/plain")
 
     def do_POST(self) -> None:
+        began = time.monotonic()
         length = self.headers.get("Content-Length", "")
         if not (length.isascii() and length.isdecimal()):
             self._refuse(HTTPStatus.LENGTH_REQUIRED, "a body of known length is needed")
@@ -133,8 +140,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body is longer than {BODY_MAX} bytes")
             return
         body = self.rfile.read(int(length))
+        path = self.path.partition("?")[0]
         try:
-            answer = self.server.handle_review(self.path.partition("?")[0], body)
+            answer = self.server.handle_review(path, body)
         except UsageError as error:
             self._refuse(HTTPStatus.BAD_REQUEST, str(error))
         except LookupError:
@@ -143,6 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
             _LOG.exception("a review failed")
             self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, "the webhook failed; its log has more")
         else:
+            self.server.latencies.observe(path, time.monotonic() - began)
             self._answer(HTTPStatus.OK, answer, "application/json")
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:

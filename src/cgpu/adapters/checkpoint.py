@@ -48,7 +48,8 @@ class CheckpointStore:
     def save(self, document: dict[str, Any]) -> None:
         """Replace the checkpoint: write beside it, fsync, rename, fsync the folder."""
         temporary = self.path.with_name(self.path.name + ".new")
-        data = json.dumps({**document, "version": VERSION}, sort_keys=True, indent=1).encode()
+        # Without an indent: with one, Python's encoder in C is not used, which is ten times as fast.
+        data = json.dumps({**document, "version": VERSION}, sort_keys=True).encode()
         try:
             with temporary.open("wb") as file:
                 file.write(data)

@@ -45,8 +45,9 @@ class ViewMount:
 
 
 def make_view(
-    folder: Path, *, region: Path, helper: bool, sim_state: Path | None, image_preload: tuple[str, ...] = ()
-) -> tuple[ViewMount, ...]:
+    folder: Path, *, region: Path, helper: bool, sim_state: Path | None, image_preload: tuple[str, ...] = (),
+    alone: str = "",
+) -> tuple[ViewMount, ...]:  # fmt: skip
     """Make the folder, or what is missing of it, and return the mounts in the order in which they are made.
 
     Args:
@@ -55,6 +56,8 @@ def make_view(
         helper: whether the container gets ``cgpu`` at ``container.HELPER``.
         sim_state: state folder of a simulated machine; None: real GPUs.
         image_preload: the lines of the image's own preload file, which follow ours.
+        alone: a file name that no other view has. A second view in the same container covers the first, where
+            there is no place for this file then, and none can be made: the runtime refuses the container.
 
     Raises:
         StateError: a file of the installation is missing, or the folder cannot be written.
@@ -73,9 +76,9 @@ def make_view(
         program, _ = _program(HELPER, programs)
         mounts.append(ViewMount(program, str(container.HELPER), writable=False, executable=True))
     if sim_state is not None:
-        libraries = content_named_folder(native_library(SIMULATED_CUDA).parent, programs)
-        mounts.append(ViewMount(libraries, str(container.SIM_LIBRARIES), writable=False, executable=True))
-        mounts.append(ViewMount(sim_state, str(container.SIM_STATE), writable=True, executable=False))
+        mounts += simulated_mounts(sim_state, programs)
+    if alone:
+        mounts.append(ViewMount(folder / alone, str(container.ROOT / alone), writable=False, executable=False))
     mounts.append(ViewMount(folder / _PRELOAD, str(container.PRELOAD), writable=False, executable=False))
     try:
         _place(folder, mounts[1:-1])
@@ -86,13 +89,25 @@ def make_view(
     return tuple(mounts)
 
 
+def simulated_mounts(sim_state: Path, programs: Path) -> list[ViewMount]:
+    """The driver and the state of a simulated machine. ``programs`` has copies that the host can see.
+
+    Raises StateError: a file of the installation is missing, or the folder cannot be written.
+    """
+    libraries = content_named_folder(native_library(SIMULATED_CUDA).parent, programs)
+    return [
+        ViewMount(libraries, str(container.SIM_LIBRARIES), writable=False, executable=True),
+        ViewMount(sim_state, str(container.SIM_STATE), writable=True, executable=False),
+    ]
+
+
 def _program(name: str, folder: Path) -> tuple[Path, str]:
     """A file of this installation for a container, and its name with the hash of its content."""
     source = native_library(name)
     copy = content_named_copy(source, folder)
     if copy != source:
         return copy, copy.name
-    return source, content_name(source, source.read_bytes())
+    return source, content_name(source)
 
 
 def _place(folder: Path, mounts: list[ViewMount]) -> None:

@@ -35,15 +35,22 @@ sys.stdin.read()
 """
 
 
-def measure_context(gpu: Gpu, processes: Callable[[Gpu], Iterable[GpuProcess]], sim_state: Path | None) -> int | None:
+def measure_context(
+    gpu: Gpu,
+    processes: Callable[[Gpu], Iterable[GpuProcess]],
+    sim_state: Path | None,
+    cuda: Path | None = None,
+) -> int | None:
     """Bytes that NVML attributes to a process with one context on the card.
+
+    ``cuda`` is the driver's library, where the loader would not find it.
 
     None when it cannot be told: no libcuda, no room for a context, a PID namespace in which NVML
     does not show the process, or a driver that does not say.
     """
     environment = {name: value for name, value in os.environ.items() if name not in ("LD_PRELOAD", "CGPU_REGION")}
     environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu.uuid}
-    library = "libcuda.so.1"
+    library = "libcuda.so.1" if cuda is None else str(cuda)
     if sim_state is not None:
         environment["CGPU_SIM_STATE"] = str(sim_state)
         library = str(native_library(SIMULATED_CUDA))

@@ -64,15 +64,17 @@ class Page:
     """How many follow in later pages; None where the server does not tell, as with a selector."""
 
 
-def connect(kubeconfig: Path | None, context: str | None) -> Cluster:
+def connect(kubeconfig: Path | None, context: str | None, *, program: str = "cgpu-doctor") -> Cluster:
     """The cluster of a kubeconfig's context; in a pod without a kubeconfig, the pod's own.
+
+    ``program`` is who asks, for the server's logs.
 
     Nothing is sent yet. Raises ClusterError: lightkube is missing, there is no kubeconfig, or it is
     malformed, or its credentials cannot be used.
     """
     access = choose_access(kubeconfig, context)
     name = access.cluster.get("tls-server-name")
-    return Cluster(open_client(access), access.namespace, {"sni_hostname": name} if name else {})
+    return Cluster(open_client(access, program), access.namespace, {"sni_hostname": name} if name else {})
 
 
 class Cluster:

@@ -15,6 +15,7 @@ from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from cgpu import __version__
 from cgpu.adapters.exec_credential import Credential, run_plugin
 from cgpu.adapters.kubeconfig import Access, kubeconfig_files, read_access
 from cgpu.errors import ClusterError
@@ -26,6 +27,9 @@ _SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TIMEOUT_S: Final = 60.0  # the API server's own limit of a request that is no watch
 _CONNECT_TIMEOUT_S: Final = 10.0
 _UNAUTHORIZED: Final = 401
+_KEPT_S: Final = 60.0
+"""An idle connection; the API server ends it after 90 s. A new one costs both sides more than most requests."""
+_KEPT_MAX: Final = 20  # idle connections
 
 
 def choose_access(kubeconfig: Path | None, context: str | None, account: Path = _SERVICE_ACCOUNT) -> Access:
@@ -49,8 +53,8 @@ def choose_access(kubeconfig: Path | None, context: str | None, account: Path = 
     )
 
 
-def open_client(access: Access) -> httpx2.Client:
-    """A client of the access's server; nothing is sent yet.
+def open_client(access: Access, program: str) -> httpx2.Client:
+    """A client of the access's server; nothing is sent yet. ``program`` is who asks, for the server's logs.
 
     Raises ClusterError: lightkube is missing, or the certificates or credentials cannot be used.
     """
@@ -68,8 +72,9 @@ def open_client(access: Access) -> httpx2.Client:
             verify=trust,
             auth=auth,
             timeout=httpx2.Timeout(_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
+            limits=httpx2.Limits(max_keepalive_connections=_KEPT_MAX, keepalive_expiry=_KEPT_S),
             proxy=access.cluster.get("proxy-url"),
-            headers={"Accept": "application/json", "User-Agent": "cgpu-doctor"},
+            headers={"Accept": "application/json", "User-Agent": f"{program}/{__version__}"},
         )
     except (OSError, ValueError, TypeError, httpx2.InvalidURL) as error:
         # ssl.SSLError and what base64 raises are among them.

@@ -41,7 +41,9 @@ class Mirror(Generic[T]):
         self._fields = fields
         self._again_s = again_s
         self._items: dict[Key, T] = {}
-        self._lock = threading.Lock()
+        self._version = 0
+        """The resource version up to which it is whole; those of a cluster grow."""
+        self._lock = threading.Condition()
         self._stopping = threading.Event()
         self.synced = threading.Event()
         """Set when everything has been read once."""
@@ -55,6 +57,17 @@ class Mirror(Generic[T]):
         """By (namespace, name)."""
         with self._lock:
             return dict(self._items)
+
+    @property
+    def version(self) -> int:
+        """The resource version up to which all changes are in the copy."""
+        with self._lock:
+            return self._version
+
+    def reached(self, version: int, patience_s: float) -> bool:
+        """Whether all changes up to that resource version are in the copy, now or soon."""
+        with self._lock:
+            return self._lock.wait_for(lambda: self._version >= version, patience_s)
 
     def start(self) -> None:
         """Read and watch in a thread of its own."""
@@ -79,10 +92,14 @@ class Mirror(Generic[T]):
                 self._stopping.wait(self._again_s)
 
     def _read(self) -> str:
-        found, version = self._api.list(self._kind, fields=self._fields)
-        items = {_key(item): kept for item in found if (kept := self._kept(item)) is not None}
+        items: dict[Key, T] = {}
+        version = ""
+        for page in self._api.pages(self._kind, fields=self._fields):
+            version = page["metadata"]["resourceVersion"]
+            items |= {_key(item): kept for item in page.get("items") or () if (kept := self._kept(item)) is not None}
         with self._lock:
             self._items = items
+            self._passed(version)
         self.synced.set()
         self._changed()
         return version
@@ -91,15 +108,22 @@ class Mirror(Generic[T]):
         for change, item in self._api.watch(self._kind, version, fields=self._fields):
             version = item["metadata"]["resourceVersion"]
             if change == _BOOKMARK:
+                with self._lock:
+                    self._passed(version)
                 continue
             key, kept = _key(item), None if change == "DELETED" else self._kept(item)
             with self._lock:
                 before = self._items.pop(key, None)
                 if kept is not None:
                     self._items[key] = kept
+                self._passed(version)
             if kept != before:
                 self._changed()
         return version
+
+    def _passed(self, version: str) -> None:
+        self._version = int(version) if version.isdecimal() else 0
+        self._lock.notify_all()
 
     def _kept(self, item: Object) -> T | None:
         try:

@@ -55,6 +55,7 @@ VALIDATING_WEBHOOKS: Final = Kind("/apis/admissionregistration.k8s.io/v1", "vali
 EVENTS: Final = Kind("/apis/events.k8s.io/v1", "events", namespaced=True)
 SLICES: Final = Kind("/apis/resource.k8s.io/v1", "resourceslices")
 CLAIMS: Final = Kind("/apis/resource.k8s.io/v1", "resourceclaims", namespaced=True)
+DEVICE_CLASSES: Final = Kind("/apis/resource.k8s.io/v1", "deviceclasses")
 CLAIM_TEMPLATES: Final = Kind("/apis/resource.k8s.io/v1", "resourceclaimtemplates", namespaced=True)
 
 
@@ -94,17 +95,18 @@ class ObjectClient:
         """All objects that the selectors choose, and the version from which a watch goes on."""
         found: list[Object] = []
         version = ""
-        for page in self._pages(kind, namespace, fields, labels):
+        for page in self.pages(kind, namespace, fields, labels):
             found += page.get("items") or []
             version = page["metadata"]["resourceVersion"]
         return found, version
 
     def each(self, kind: Kind, namespace: str = "", *, fields: str = "", labels: str = "") -> Iterator[Object]:
         """The objects of a list one after the other: of a long one, no more than a page is in memory."""
-        for page in self._pages(kind, namespace, fields, labels):
+        for page in self.pages(kind, namespace, fields, labels):
             yield from page.get("items") or ()
 
-    def _pages(self, kind: Kind, namespace: str, fields: str, labels: str) -> Iterator[Object]:
+    def pages(self, kind: Kind, namespace: str = "", fields: str = "", labels: str = "") -> Iterator[Object]:
+        """A list in parts, each with ``items``; all of them show the version that the last one tells."""
         token = ""
         while True:
             params = {"fieldSelector": fields, "labelSelector": labels, "limit": str(_PAGE), "continue": token}
@@ -148,6 +150,16 @@ class ObjectClient:
         """Create; what the server made of it."""
         params = {"dryRun": "All" if dry_run else ""}
         return self._ask("POST", kind.at(namespace), f"create {kind.plural}", params, document)
+
+    def evict(self, namespace: str, name: str, uid: str) -> None:
+        """End a pod as its disruption budgets allow it; refused (429) where they do not, (409) when it is another."""
+        document = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"namespace": namespace, "name": name},
+            "deleteOptions": {"preconditions": {"uid": uid}},
+        }
+        self._ask("POST", PODS.at(namespace, name, "eviction"), f"evict pod {name}", {}, document)
 
     def update(self, kind: Kind, document: Mapping[str, Any], namespace: str = "") -> Object:
         """Replace; refused (409) when somebody else was there since it was read."""
@@ -201,9 +213,12 @@ class ObjectClient:
             yield response
 
 
-def connect(kubeconfig: Path | None = None, context: str | None = None) -> ObjectClient:
-    """The cluster of a kubeconfig's context; in a pod without a kubeconfig, the pod's own. Raises ClusterError."""
-    return ObjectClient(open_client(choose_access(kubeconfig, context)))
+def connect(kubeconfig: Path | None = None, context: str | None = None, *, program: str = "cgpu") -> ObjectClient:
+    """The cluster of a kubeconfig's context; in a pod without a kubeconfig, the pod's own. Raises ClusterError.
+
+    ``program`` is who asks, for the server's logs.
+    """
+    return ObjectClient(open_client(choose_access(kubeconfig, context), program))
 
 
 def _refused(response: httpx2.Response, what: str) -> ClusterError:

@@ -33,21 +33,23 @@ class Mount(NamedTuple):
 
 def parse_mountinfo(text: str) -> Iterator[Mount]:
     """The mounts, in the kernel's order: of two at one place the later is on top. Malformed lines are left out."""
-    for line in text.splitlines():
-        fields = line.split(" ")
-        if len(fields) >= _FIELDS_MIN:
-            yield Mount(HostFile(fields[2], _unescaped(fields[3])), PurePosixPath(_unescaped(fields[4])))
+    for fields in _rows(text):
+        yield Mount(HostFile(fields[2], _unescaped(fields[3])), PurePosixPath(_unescaped(fields[4])))
 
 
 def file_of(path: Path, proc: Path = _PROC) -> HostFile | None:
     """The file at an absolute path, as this process sees it; None where that cannot be told. It need not exist."""
     absolute = PurePosixPath(os.path.realpath(path))
-    covering = [mount for mount in parse_mountinfo(_mountinfo(proc / "self")) if absolute.is_relative_to(mount.place)]
+    above = {str(place) for place in (absolute, *absolute.parents)}
+    # Texts are compared, since a host may have thousands of mounts; of two at one place the later is on top.
+    covering = {
+        place: fields for fields in _rows(_mountinfo(proc / "self")) if (place := _unescaped(fields[4])) in above
+    }
     if not covering:
         return None
-    deepest = max(len(mount.place.parts) for mount in covering)
-    top = next(mount for mount in reversed(covering) if len(mount.place.parts) == deepest)
-    return HostFile(top.file.device, str(PurePosixPath(top.file.path) / absolute.relative_to(top.place)))
+    deepest = max(covering, key=lambda place: len(PurePosixPath(place).parts))
+    root = PurePosixPath(_unescaped(covering[deepest][3]))
+    return HostFile(covering[deepest][2], str(root / absolute.relative_to(deepest)))
 
 
 def mounted_at(host_pid: int, place: PurePosixPath, proc: Path = _PROC) -> HostFile | None:
@@ -88,5 +90,14 @@ def _mountinfo(folder: Path) -> str:
         return ""
 
 
+def _rows(text: str) -> Iterator[list[str]]:
+    for line in text.splitlines():
+        fields = line.split(" ", _FIELDS_MIN)
+        if len(fields) >= _FIELDS_MIN:
+            yield fields
+
+
 def _unescaped(text: str) -> str:
+    if "\\" not in text:
+        return text
     return _ESCAPED.sub(lambda match: chr(int(match[1], 8)), text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -21,18 +22,26 @@ SIMULATION_CONTROL: Final = "sim/libcgpu_simctl.so"
 RUNTIME: Final = "bin/cgpu-runtime"  # static, as an OCI runtime
 HELPER: Final = "bin/cgpu-inside"  # static, what `cgpu` is in a container
 
+_DIGITS: Final = 16  # of a hash in a name
+_HASHED_MAX: Final = 16  # files and folders whose hash is kept
+
 
 def native_library(name: str) -> Path:
     """The path of one of the libraries above. Raises StateError when it is not installed."""
-    path = Path(str(files("cgpu"))) / "_native" / name
+    path = _folder() / name
     if not path.is_file():
         raise StateError(f"{path} is missing", "install cgpu with pip, or build it with: python native/build.py")
     return path
 
 
-def content_name(library: Path, content: bytes) -> str:
-    """The library's name with the hash of its content, such as ``libcgpu-0123456789abcdef.so``."""
-    return f"{library.stem}-{hashlib.sha256(content).hexdigest()[:16]}{library.suffix}"
+@functools.cache
+def _folder() -> Path:
+    return Path(str(files("cgpu"))) / "_native"
+
+
+def content_name(library: Path) -> str:
+    """The library's name with the hash of its content, such as ``libcgpu-0123456789abcdef.so``. Raises OSError."""
+    return f"{library.stem}-{_hash_of((library,), (_stamp(library),))}{library.suffix}"
 
 
 def content_named_copy(library: Path, folder: Path) -> Path:
@@ -45,11 +54,10 @@ def content_named_copy(library: Path, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if os.statvfs(folder).f_flag & os.ST_NOEXEC:
             return library
-        content = library.read_bytes()
-        copy = folder / content_name(library, content)
+        copy = folder / content_name(library)
         if not copy.exists():
             with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-                file.write(content)
+                file.write(library.read_bytes())
                 os.fchmod(file.fileno(), 0o555)
             Path(file.name).rename(copy)
     except OSError:
@@ -63,15 +71,13 @@ def content_named_folder(source: Path, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         if os.statvfs(folder).f_flag & os.ST_NOEXEC:
             return source
-        files_of_it = sorted(path for path in source.iterdir() if path.is_file())
-        contents = {path.name: path.read_bytes() for path in files_of_it}
-        digest = hashlib.sha256(b"".join(name.encode() + content for name, content in contents.items())).hexdigest()
-        copy = folder / f"{source.name}-{digest[:16]}"
+        files_of_it = tuple(sorted(path for path in source.iterdir() if path.is_file()))
+        copy = folder / f"{source.name}-{_hash_of(files_of_it, tuple(map(_stamp, files_of_it)))}"
         if not copy.exists():
             unfinished = Path(tempfile.mkdtemp(dir=folder))
-            for name, content in contents.items():
-                (unfinished / name).write_bytes(content)
-                (unfinished / name).chmod(0o555)
+            for path in files_of_it:
+                (unfinished / path.name).write_bytes(path.read_bytes())
+                (unfinished / path.name).chmod(0o555)
             unfinished.chmod(0o755)
             with contextlib.suppress(OSError):  # another may have made it meanwhile
                 unfinished.rename(copy)
@@ -80,3 +86,19 @@ def content_named_folder(source: Path, folder: Path) -> Path:
     except OSError:
         return source
     return copy
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Changes whenever the file does: an installation replaces its files, and does not write into them."""
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+@functools.lru_cache(_HASHED_MAX)
+def _hash_of(paths: tuple[Path, ...], stamps: tuple[tuple[int, ...], ...]) -> str:  # noqa: ARG001 - a part of the key
+    """Kept, since an agent asks for every container, and reading all of it takes a millisecond and more."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.name.encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:_DIGITS]

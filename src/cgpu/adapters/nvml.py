@@ -1,14 +1,17 @@
 """The GPUs of this node as NVML tells of them: the only importer of ``pynvml``.
 
 On a simulated machine the same functions are answered by the simulated ``libnvidia-ml.so.1``. It
-is opened by path before ``pynvml`` asks for the soname, which then finds the one already loaded.
+is opened by path before ``pynvml`` asks for the soname, which then finds the one already loaded; so is
+the driver's own where the loader does not look for it.
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -17,10 +20,12 @@ import pynvml
 
 from cgpu.adapters.native import SIMULATED_NVML, native_library
 from cgpu.errors import DriverError
+from cgpu.model.card_health import CardLook
 from cgpu.model.tenant import Gpu
 
 _Answer = TypeVar("_Answer")
 _PERCENT: Final = 100
+_LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,23 +39,28 @@ class GpuProcess:
 class NvmlNode:
     """NVML of one machine, initialised for the life of the object."""
 
-    def __init__(self, sim_state: Path | None = None) -> None:
-        """``sim_state``: the state folder when the machine is a simulated one. Raises DriverError."""
+    def __init__(self, sim_state: Path | None = None, library: Path | None = None) -> None:
+        """``sim_state``: the state folder when the machine is a simulated one. Raises DriverError.
+
+        ``library``: NVML's, where the loader would not find it.
+        """
         self._sim = sim_state is not None
-        if self._sim:
+        library = native_library(SIMULATED_NVML) if self._sim else library
+        if library is not None:
             try:
-                ctypes.CDLL(str(native_library(SIMULATED_NVML)))
+                ctypes.CDLL(str(library))
             except OSError as error:
-                raise DriverError(f"the simulated NVML cannot be loaded: {error}") from error
+                raise DriverError(f"NVML cannot be loaded: {error}") from error
         _ask("nvmlInit", pynvml.nvmlInit)
-        self._handles = [
-            _ask("nvmlDeviceGetHandleByIndex", pynvml.nvmlDeviceGetHandleByIndex, index)
-            for index in range(_ask("nvmlDeviceGetCount", pynvml.nvmlDeviceGetCount))
-        ]
-        self._gpus = tuple(self._describe(index) for index in range(len(self._handles)))
+        self._handles: dict[int, Any] = {}
+        self._gpus = tuple(self._found())
+        self._events: Any = None  # a set, once somebody waits for Xids
+        self._silent = set(self._handles)  # cards whose Xids are not in the set
 
     def close(self) -> None:
-        """Release NVML."""
+        """Release NVML. Nobody waits for Xids any more."""
+        if self._events is not None:
+            _ask("nvmlEventSetFree", pynvml.nvmlEventSetFree, self._events)
         _ask("nvmlShutdown", pynvml.nvmlShutdown)
 
     def gpus(self) -> tuple[Gpu, ...]:
@@ -148,10 +158,78 @@ class NvmlNode:
         )
         return {int(sample.pid): int(sample.smUtil) for sample in samples}
 
+    def look(self, gpu: Gpu) -> CardLook:
+        """Whether the card answers, and what the driver says has to be done about it."""
+        handle = self._handles[gpu.index]
+        try:
+            _ask("nvmlDeviceGetMemoryInfo", pynvml.nvmlDeviceGetMemoryInfo, handle)
+            fields: Any = _optional(
+                "nvmlDeviceGetFieldValues",
+                (),
+                pynvml.nvmlDeviceGetFieldValues,
+                handle,
+                [pynvml.NVML_FI_DEV_GET_GPU_RECOVERY_ACTION],
+            )
+        except DriverError as error:
+            lost = isinstance(error.__cause__, pynvml.NVMLError_GpuIsLost)
+            return CardLook(lost=lost, failure="" if lost else error.message)
+        told = [int(field.value.uiVal) for field in fields if field.nvmlReturn == pynvml.NVML_SUCCESS]
+        return CardLook(recovery=told[0] if told else None)
+
+    def wait_xid(self, seconds: float) -> tuple[str, int] | None:
+        """The next Xid of any card, by its UUID; None when there was none in that time. For one thread.
+
+        Raises DriverError: a lost card may fail the wait for all cards.
+        """
+        if self._events is None:
+            self._events = _ask("nvmlEventSetCreate", pynvml.nvmlEventSetCreate)
+        self._listen()
+        if len(self._silent) == len(self._handles):
+            time.sleep(seconds)  # no card can tell
+            return None
+        try:
+            told = _ask("nvmlEventSetWait", pynvml.nvmlEventSetWait, self._events, int(seconds * 1000))
+        except DriverError as error:
+            if isinstance(error.__cause__, pynvml.NVMLError_Timeout):
+                return None
+            raise
+        found = [gpu for gpu in self._gpus if _address(self._handles[gpu.index]) == _address(told.device)]
+        return (found[0].uuid, int(told.eventData)) if found else None
+
+    def _listen(self) -> None:
+        """Have all cards tell their Xids; one that cannot now is asked again next time."""
+        for index in sorted(self._silent):
+            try:
+                _ask(
+                    "nvmlDeviceRegisterEvents",
+                    pynvml.nvmlDeviceRegisterEvents,
+                    self._handles[index],
+                    pynvml.nvmlEventTypeXidCriticalError,
+                    self._events,
+                )
+            except DriverError:  # not supported, or lost
+                continue
+            self._silent.discard(index)
+
+    def _found(self) -> Iterator[Gpu]:
+        """The cards that can be reached. One that is lost keeps nobody from the others."""
+        count, lost = _ask("nvmlDeviceGetCount", pynvml.nvmlDeviceGetCount), 0
+        for index in range(count):
+            try:
+                self._handles[index] = _ask("nvmlDeviceGetHandleByIndex", pynvml.nvmlDeviceGetHandleByIndex, index)
+                yield self._describe(index)
+            except DriverError as error:
+                lost += 1
+                if lost == count or not isinstance(error.__cause__, pynvml.NVMLError_GpuIsLost):
+                    raise
+                self._handles.pop(index, None)
+                _LOG.warning("GPU %d is left out: %s", index, error)
+
     def _describe(self, index: int) -> Gpu:
         handle = self._handles[index]
         mig: Any = _optional("nvmlDeviceGetMigMode", None, pynvml.nvmlDeviceGetMigMode, handle)
         pci: Any = _optional("nvmlDeviceGetPciInfo", None, pynvml.nvmlDeviceGetPciInfo, handle)
+        minor: Any = _optional("nvmlDeviceGetMinorNumber", None, pynvml.nvmlDeviceGetMinorNumber, handle)
         return Gpu(
             index=index,
             uuid=str(_ask("nvmlDeviceGetUUID", pynvml.nvmlDeviceGetUUID, handle)),
@@ -161,7 +239,12 @@ class NvmlNode:
             simulated=self._sim,
             mig=bool(mig and mig[0] == pynvml.NVML_DEVICE_MIG_ENABLE),
             pci_bus_id="" if pci is None else str(_text(pci.busId)),
+            minor=None if minor is None else int(minor),
         )
+
+
+def _address(handle: Any) -> int | None:
+    return ctypes.cast(handle, ctypes.c_void_p).value
 
 
 def _text(value: bytes | str) -> str:

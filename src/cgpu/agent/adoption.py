@@ -9,10 +9,11 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+from cgpu.adapters.cgroup import is_within
 from cgpu.adapters.checkpoint import CheckpointStore
 from cgpu.adapters.process import Identity
 from cgpu.agent.containers import own_cgroup
-from cgpu.agent.documents import NodeDocument, ProcessRef, Record, decode
+from cgpu.agent.documents import Member, NodeDocument, ProcessRef, Record, decode
 from cgpu.agent.ports import Cgroups, Processes
 from cgpu.agent.wishes import tenant_of
 from cgpu.errors import RegionError
@@ -52,8 +53,13 @@ def _adopted(folder: Path, processes: Processes, cgroups: Cgroups) -> Record | N
     tenant = replace(tenant_of(grants), memory_layer=MemoryLayer.SHIM)  # which limits there were, no one knows
     if stat.S_IMODE(folder.stat().st_mode) != CONTAINER_FOLDER_MODE:
         return Record(tenant) if living else None
-    if tenant.id.startswith(container.CDI_TENANT_PREFIX):
-        return Record(replace(tenant, container=container.CDI_CONTAINER))
+    if container.is_shared(tenant.id, container.CDI_CONTAINER):
+        tenant = replace(tenant, container=container.CDI_CONTAINER)
+        if not container.is_claims(tenant.id, tenant.container):
+            return Record(tenant)
+        members = _members(processes.with_mounted(folder / GRANTS, container.REGION / GRANTS), processes, cgroups)
+        # What its claim has is not known here: no less than this.
+        return Record(replace(tenant, promised=tenant.shares), members=members)
     tenant = replace(tenant, container=tenant.id.removeprefix(container.TENANT_PREFIX))
     host_pids = processes.with_mounted(folder / GRANTS, container.REGION / GRANTS) or [
         host_pid
@@ -69,6 +75,18 @@ def _adopted(folder: Path, processes: Processes, cgroups: Cgroups) -> Record | N
         return Record(tenant, ProcessRef(0, 0)) if living else None
     cgroup = own_cgroup(cgroups.of(first.host_pid).rstrip("/"), [cgroups.of(os.getpid())])
     return Record(replace(tenant, cgroup=cgroup), first)
+
+
+def _members(host_pids: Iterable[int], processes: Processes, cgroups: Cgroups) -> tuple[Member, ...]:
+    """The containers of a claim by the cgroups of their processes. Whether they load the shim, no one knows."""
+    first: dict[str, ProcessRef] = {}
+    outside = [cgroups.of(os.getpid())]
+    for host_pid in sorted(host_pids):
+        cgroup, ticks = own_cgroup(cgroups.of(host_pid).rstrip("/"), outside), processes.start_ticks(host_pid)
+        if cgroup and ticks:
+            first.setdefault(cgroup, ProcessRef(host_pid, ticks))
+    whole = {path for path in first if not any(path != other and is_within(path, other) for other in first)}
+    return tuple(Member(process, path) for path, process in first.items() if path in whole)
 
 
 def region_folders(tenants_dir: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote, unquote
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 from cgpu.agent.documentation import (
@@ -50,6 +50,7 @@ _LOG: Final = logging.getLogger(__name__)
 BODY_BYTES_MAX: Final = 64 * 1024
 CONTAINER_BYTES_MAX: Final = 1024 * 1024  # the state of a container repeats its annotations
 _INTEGER: Final = re.compile(r"-?[0-9]{1,18}")
+PATH: Final = "cgpu.path"  # key of the path as our server got it: a name may have a slash, which stands there as %2F
 PEER: Final = "cgpu.peer"  # key of the WSGI environment under which the server puts a Peer
 
 
@@ -148,10 +149,10 @@ class Api:
             answer = self._answer(environment, headers)
         except CgpuError as error:
             if environment["REQUEST_METHOD"] != "GET":
-                self._refusals.refused(environment["REQUEST_METHOD"], environment.get("PATH_INFO", ""), error.message)
+                self._refusals.refused(environment["REQUEST_METHOD"], _path(environment), error.message)
             answer = Answer(_status(error), {"code": error.code, "message": error.message, "remedy": error.remedy})
         except Exception:  # noqa: BLE001 - a request must not end the daemon
-            _LOG.exception("%s %s", environment["REQUEST_METHOD"], environment["PATH_INFO"])
+            _LOG.exception("%s %s", environment["REQUEST_METHOD"], _path(environment))
             body = {"code": "error", "message": "the agent made a mistake", "remedy": "see its log"}
             answer = Answer(HTTPStatus.INTERNAL_SERVER_ERROR, body)
         data = b"" if answer.body is None else json.dumps(answer.body).encode() + b"\n"
@@ -162,7 +163,7 @@ class Api:
         return [data]
 
     def _answer(self, environment: WSGIEnvironment, headers: list[tuple[str, str]]) -> Answer:
-        path, method = environment.get("PATH_INFO", ""), environment["REQUEST_METHOD"]
+        path, method = _path(environment), environment["REQUEST_METHOD"]
         for pattern, methods in self._routes.items():
             match = re.fullmatch(pattern, path)
             if match is None:
@@ -172,7 +173,7 @@ class Api:
                 headers.append(("Allow", ", ".join(methods)))
                 body = {"code": "method", "message": f"{method} is not for {path}", "remedy": ""}
                 return Answer(HTTPStatus.METHOD_NOT_ALLOWED, body)
-            name = match[1] if match.lastindex else ""
+            name = unquote(match[1]) if match.lastindex else ""
             return self._call(route, name, environment)
         return Answer(
             HTTPStatus.NOT_FOUND, {"code": "path", "message": f"there is no {path}", "remedy": "see /openapi.json"}
@@ -239,7 +240,8 @@ class Api:
         return Answer(HTTPStatus.NO_CONTENT)
 
     def _attach(self, request: Request) -> Answer:
-        record = self._state.attach(request.name, request.body["pid"], request.peer.pid)
+        loads_shim = request.body.get("loads_shim", True)
+        record = self._state.attach(request.name, request.body["pid"], request.peer.pid, loads_shim=loads_shim)
         return Answer(HTTPStatus.OK, self._views.tenant(record))
 
     def _ending(self, request: Request) -> Answer:
@@ -270,6 +272,12 @@ class Api:
 
 def _status(error: CgpuError) -> HTTPStatus:
     return next(status for kind, status in _STATUSES if isinstance(error, kind))
+
+
+def _path(environment: WSGIEnvironment) -> str:
+    """The path, still encoded."""
+    sent = environment.get(PATH)
+    return quote(environment.get("PATH_INFO", "")) if sent is None else str(sent)
 
 
 def _query(environment: WSGIEnvironment, schema: Schema) -> dict[str, Any]:

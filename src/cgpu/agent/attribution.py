@@ -49,7 +49,7 @@ class TenantFacts:
     """A tenant on one card."""
 
     id: str
-    cgroup: str
+    cgroups: tuple[str, ...]
     region: str
     row: int
     slots: tuple[Slot, ...]
@@ -168,7 +168,9 @@ def _slot_of(
 
 
 def _belongs(process: CardProcess, tenant: TenantFacts) -> bool:
-    return is_within(process.cgroup, tenant.cgroup) or (process.region != "" and process.region == tenant.region)
+    return any(is_within(process.cgroup, path) for path in tenant.cgroups) or (
+        process.region != "" and process.region == tenant.region
+    )
 
 
 def _add(result: Attributed, process: CardProcess, tenant: TenantFacts, slot: Slot, history: _History) -> None:

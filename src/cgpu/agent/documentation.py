@@ -95,7 +95,13 @@ TENANT_REQUEST: Final = _object(
 )
 ATTACH: Final[Schema] = {
     "type": "object",
-    "properties": {"pid": _integer(1, PID_MAX, "the container's first process, in the agent's PID namespace")},
+    "properties": {
+        "pid": _integer(1, PID_MAX, "the container's first process, in the agent's PID namespace"),
+        "loads_shim": {
+            **_BOOLEAN,
+            "description": "false: refused unless the driver holds it; true where it is missing",
+        },
+    },
     "required": ["pid"],
     "additionalProperties": True,
     "description": "the state of a container as the OCI runtime specification has it",

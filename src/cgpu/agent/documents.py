@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from cgpu.agent.attribution import ContextEstimate
 from cgpu.model.tenant import GpuPolicy, MemoryLayer, Policy, Share, Tenant
+
+_ENCODED_MAX: Final = 1024  # records; a node of 16 full cards has 320
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +21,26 @@ class ProcessRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """One of the containers that use a tenant together, as a hook of its runtime has told."""
+
+    process: ProcessRef  # its first
+    cgroup: str  # its own; empty: it has none, or the driver has no limits
+    loads_shim: bool = True  # False: only the driver can hold it to the quota
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """A tenant and the process with which it ends. None: it ends when it is removed."""
 
     tenant: Tenant
     root: ProcessRef | None = None
+    members: tuple[Member, ...] = ()  # of a tenant that any number of containers use
+
+    @property
+    def cgroups(self) -> tuple[str, ...]:
+        """All cgroups whose processes are the tenant's."""
+        return tuple(path for path in (self.tenant.cgroup, *(member.cgroup for member in self.members)) if path)
 
 
 class Limit(NamedTuple):
@@ -47,6 +65,11 @@ class NodeDocument:
         found = (record.tenant.share_on(gpu_uuid) for record in self.records.values())
         return tuple(share for share in found if share is not None)
 
+    def kept_on(self, gpu_uuid: str) -> tuple[Share, ...]:
+        """What of a card the tenants keep from others; in the order of ``shares_on``."""
+        found = (record.tenant.kept_on(gpu_uuid) for record in self.records.values())
+        return tuple(share for share in found if share is not None)
+
     def policy(self, gpu_uuid: str) -> GpuPolicy:
         """How a card is shared."""
         return self.policies.get(gpu_uuid, GpuPolicy())
@@ -59,7 +82,7 @@ class NodeDocument:
 def encode(document: NodeDocument) -> dict[str, Any]:
     """JSON values of the document."""
     return {
-        "tenants": [asdict(record) for record in document.records.values()],
+        "tenants": [_encoded(record) for record in document.records.values()],
         "policies": {uuid: asdict(policy) for uuid, policy in document.policies.items()},
         "contexts": {uuid: asdict(estimate) for uuid, estimate in document.contexts.items()},
         "limits": sorted(document.limits),
@@ -79,13 +102,31 @@ def decode(data: dict[str, Any]) -> NodeDocument:
     )
 
 
+@functools.lru_cache(_ENCODED_MAX)
+def _encoded(record: Record) -> dict[str, Any]:
+    """Kept, since every change writes all records down and changes one."""
+    row = asdict(record)
+    if not record.tenant.promised:
+        del row["tenant"]["promised"]  # so that a release that does not know of it can go on
+    return row
+
+
 def _record(row: dict[str, Any]) -> Record:
     tenant = dict(row["tenant"])
     tenant["shares"] = tuple(Share(**share) for share in tenant["shares"])
+    tenant["promised"] = tuple(Share(**share) for share in tenant.get("promised", ()))
     tenant["memory_layer"] = MemoryLayer(tenant["memory_layer"])
     required = tenant.get("require_layer")
     tenant["require_layer"] = None if required is None else MemoryLayer(required)
-    return Record(Tenant(**tenant), ProcessRef(**row["root"]) if row["root"] is not None else None)
+    return Record(
+        Tenant(**tenant),
+        ProcessRef(**row["root"]) if row["root"] is not None else None,
+        tuple(_member(member) for member in row.get("members", ())),
+    )
+
+
+def _member(row: dict[str, Any]) -> Member:
+    return Member(ProcessRef(**row["process"]), str(row["cgroup"]), bool(row["loads_shim"]))
 
 
 def _policy(row: dict[str, Any]) -> GpuPolicy:

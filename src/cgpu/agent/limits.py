@@ -2,7 +2,8 @@
 
 Soft and hard limit are both the quota: the card is partitioned. A limit belongs to a cgroup, so a
 tenant needs one of its own. Before a cgroup is deleted its soft limit must be 0: what the cgroups
-above it keep for it stays kept otherwise.
+above it keep for it stays kept otherwise. Nobody tells the agent before a kubelet's runtime deletes
+one, so the containers of claims have hard limits alone.
 """
 
 from __future__ import annotations
@@ -10,23 +11,45 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import NamedTuple
 
 from cgpu.agent.containers import is_container
 from cgpu.agent.documents import Limit, Record
+from cgpu.agent.members import joint_cgroup
 from cgpu.agent.ports import Cgroups, GpuNode
 from cgpu.errors import DriverError, LayerError
-from cgpu.model.container import cdi_name_of
+from cgpu.model.container import cdi_name_of, is_claims
 from cgpu.model.tenant import Gpu, MemoryLayer, Tenant
 
 
-def wanted_limits(records: Iterable[Record]) -> dict[Limit, int]:
-    """The limits of these tenants, in bytes."""
-    return {
-        Limit(record.tenant.cgroup, share.gpu_uuid): share.memory_bytes
-        for record in records
-        if record.tenant.memory_layer is MemoryLayer.DRIVER and record.tenant.cgroup
-        for share in record.tenant.shares
-    }
+class Bounds(NamedTuple):
+    """What a cgroup may have of a card."""
+
+    soft_bytes: int  # is kept for it
+    hard_bytes: int  # is the most
+
+
+def wanted_limits(records: Iterable[Record]) -> dict[Limit, Bounds]:
+    """The limits of these tenants, which are all that there are."""
+    records = tuple(records)
+    found: dict[Limit, Bounds] = {}
+    for record in records:
+        tenant = record.tenant
+        own = tenant.cgroup if tenant.memory_layer is MemoryLayer.DRIVER else ""
+        members = {member.cgroup for member in record.members} | {joint_cgroup(record, records)}
+        for share in tenant.shares:
+            size_bytes = share.memory_bytes
+            found |= {Limit(path, share.gpu_uuid): Bounds(0, size_bytes) for path in members if path}
+            if own:
+                found[Limit(own, share.gpu_uuid)] = Bounds(size_bytes, size_bytes)
+    return found
+
+
+def limits_of(record: Record, records: Iterable[Record]) -> dict[Limit, Bounds]:
+    """Those of ``wanted_limits`` that are this tenant's."""
+    records = tuple(records)
+    paths = {*record.cgroups, joint_cgroup(record, records)}
+    return {limit: bounds for limit, bounds in wanted_limits(records).items() if limit.cgroup in paths}
 
 
 class DriverLimits:
@@ -36,7 +59,7 @@ class DriverLimits:
         self._node = node
         self._cgroups = cgroups
         self._able: dict[str, bool] = {}  # by GPU UUID; a driver does not change while NVML is open
-        self._applied: dict[Limit, int] = {}  # by this agent
+        self._applied: dict[Limit, Bounds] = {}  # by this agent
 
     def layers(self, gpus: Iterable[Gpu]) -> tuple[MemoryLayer, ...]:
         """What can enforce a quota on any of the cards, strongest first."""
@@ -49,7 +72,8 @@ class DriverLimits:
         ``gpus`` are its cards. A container that is not yet attached will have a cgroup.
         Raises LayerError where that is weaker than what it requires.
         """
-        has_cgroup = tenant.cgroup != "" or (is_container(tenant) and not attached)
+        awaits = is_container(tenant) or is_claims(tenant.id, tenant.container)
+        has_cgroup = tenant.cgroup != "" or (awaits and not attached)
         unable = next((gpu for gpu in gpus if not self._can(gpu)), None)
         layer = MemoryLayer.DRIVER if has_cgroup and unable is None else MemoryLayer.SHIM
         if tenant.require_layer is MemoryLayer.DRIVER and layer is not MemoryLayer.DRIVER:
@@ -67,18 +91,18 @@ class DriverLimits:
             )
         return replace(tenant, memory_layer=layer)
 
-    def apply(self, wanted: Mapping[Limit, int], gpus: Mapping[str, Gpu], *, again: bool = True) -> None:
+    def apply(self, wanted: Mapping[Limit, Bounds], gpus: Mapping[str, Gpu], *, again: bool = True) -> None:
         """Set the limits. Raises DriverError for the first that is refused.
 
         ``again`` False: only those that are not what this agent has set, and none of a cgroup that is gone.
         """
-        for limit, size_bytes in wanted.items():
-            if limit.gpu_uuid not in gpus or (not again and self._applied.get(limit) == size_bytes):
+        for limit, bounds in wanted.items():
+            if limit.gpu_uuid not in gpus or (not again and self._applied.get(limit) == bounds):
                 continue
             gpu, folder = gpus[limit.gpu_uuid], self._cgroups.folder(limit.cgroup)
             if folder is not None:
-                self._node.set_memory_limit(gpu, folder, size_bytes, size_bytes)
-                self._applied[limit] = size_bytes
+                self._node.set_memory_limit(gpu, folder, *bounds)
+                self._applied[limit] = bounds
             elif again:
                 raise DriverError(f"GPU {gpu.index} ({gpu.uuid}): cgroup {limit.cgroup} is gone, it cannot be limited")
 
@@ -88,7 +112,8 @@ class DriverLimits:
             folder = self._cgroups.folder(limit.cgroup)
             if folder is not None and limit.gpu_uuid in gpus:
                 gpu = gpus[limit.gpu_uuid]
-                self._node.set_memory_limit(gpu, folder, 0, self._applied.get(limit, gpu.total_bytes))
+                hard_bytes = self._applied[limit].hard_bytes if limit in self._applied else gpu.total_bytes
+                self._node.set_memory_limit(gpu, folder, 0, hard_bytes)
 
     def clear(self, limits: Iterable[Limit], gpus: Mapping[str, Gpu]) -> dict[Limit, DriverError]:
         """Take the limits away, soft before hard; those of a cgroup that is gone went with it.

@@ -43,7 +43,7 @@ def living_tenants(settings: Settings) -> tuple[str, ...]:
         root = record.root if record else None
         if (
             (root is not None and processes.start_ticks(root.host_pid) == root.start_ticks)
-            or (record is not None and cgroups.populated(record.tenant.cgroup))
+            or (record is not None and any(cgroups.populated(path) for path in record.cgroups))
             or processes.with_variable(REGION_VARIABLE, str(folder))
             or any(_slots(folder.name, settings))
         ):

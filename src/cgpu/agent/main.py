@@ -9,12 +9,12 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from pathlib import Path
 from typing import Final
 
 from cgpu.adapters.alibaba import sign_of_cgpu
 from cgpu.adapters.allocator import limit_arenas
 from cgpu.adapters.arbiter import NativeArbiter
+from cgpu.adapters.cdi.driver_files import CUDA, NVML, driver_tree
 from cgpu.adapters.cgroup import CgroupTree
 from cgpu.adapters.checkpoint import CheckpointStore
 from cgpu.adapters.context_probe import measure_context
@@ -57,7 +57,10 @@ class Agent:
         *,
         private: bool,
     ) -> None:
-        """Take the folder and its lock, and recover. Raises AgentError when another agent has them."""
+        """Take the folder and its lock, and recover. Raises AgentError when another agent has them.
+
+        Where Alibaba's cGPU becomes active later, who has a share keeps it, and nobody else gets one.
+        """
         self._settings = settings
         self._node = node
         self._private = private
@@ -69,6 +72,8 @@ class Agent:
             self._folder = RuntimeFolder(settings.runtime_dir, settings.agent_lock, patience)
             undo.callback(self._folder.close)
             processes, cgroups = ProcessTable(), CgroupTree()
+            driver = driver_tree(settings)
+            cuda = None if driver is None else driver.library_here(CUDA)
             locks = GpuLocks(settings.lock_dir)
             undo.callback(locks.release)
             if not private:
@@ -83,7 +88,8 @@ class Agent:
                 processes=processes,
                 locks=locks,
                 ledger=Ledger(settings.account),
-                measure_context=lambda gpu: measure_context(gpu, node.processes, settings.sim_state),
+                measure_context=lambda gpu: measure_context(gpu, node.processes, settings.sim_state, cuda),
+                check_node=lambda: _refuse_beside_alibaba(settings),
             )
             undo.callback(self.state.close)
             arbiter.start()
@@ -170,19 +176,21 @@ def run_agent(
     *,
     private: bool = False,
     ready: Callable[[], None] = lambda: None,
-    beside: Beside = _nothing_beside,
+    beside: Beside | None = None,
 ) -> None:
     """Be the agent until SIGTERM or SIGINT. ``ready`` is called once the socket answers.
 
-    ``beside`` makes what runs while it serves, such as Kubernetes' node driver.
+    ``beside`` makes what runs while it serves, such as Kubernetes' node driver; it is also there where
+    Alibaba's cGPU is active, since it has to tell the cluster and to serve the pods that run.
 
     Raises AgentError when another agent has the folder or a GPU, DriverError without NVML,
     RefusedError where Alibaba's cGPU is active, StateError when the folder or the checkpoint cannot be used.
     """
-    if settings.sim_state is None:
-        _refuse_beside_alibaba(settings.host_root)
+    if beside is None:
+        _refuse_beside_alibaba(settings)
     limit_arenas(1)  # with 20 callers at a time the others held 30 MiB
-    node = NvmlNode(settings.sim_state)
+    driver = driver_tree(settings)
+    node = NvmlNode(settings.sim_state, None if driver is None else driver.library_here(NVML))
     agent = Agent(settings, NativeArbiter(), node, private=private)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
@@ -197,13 +205,13 @@ def run_agent(
         notify(READY, f"STATUS=serving {len(node.gpus())} GPUs, {len(agent.state.records())} tenants taken over")
         ready()
 
-    agent.run(tell_ready, beside)
+    agent.run(tell_ready, beside or _nothing_beside)
     node.close()
 
 
-def _refuse_beside_alibaba(root: Path) -> None:
-    """Two that share one card would promise its memory and time twice."""
-    sign = sign_of_cgpu(root)
+def _refuse_beside_alibaba(settings: Settings) -> None:
+    """Two that share one card would promise its memory and time twice. A simulated card is nobody's."""
+    sign = sign_of_cgpu(settings.host_root) if settings.sim_state is None else ""
     if sign:
         raise RefusedError(
             f"Alibaba's cGPU is active on this node ({sign}): its GPUs cannot be shared by two systems",

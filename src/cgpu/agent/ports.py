@@ -9,6 +9,7 @@ from typing import Protocol
 from cgpu.adapters.mounts import HostFile
 from cgpu.adapters.nvml import GpuProcess
 from cgpu.adapters.process import Identity
+from cgpu.model.card_health import CardLook
 from cgpu.model.tenant import Gpu, GpuPolicy, Policy, Share
 
 
@@ -41,6 +42,12 @@ class GpuNode(Protocol):
 
     def process_utilisation(self, gpu: Gpu, since_us: int) -> dict[int, int]:
         """Percent by host pid."""
+
+    def look(self, gpu: Gpu) -> CardLook:
+        """Whether the card answers."""
+
+    def wait_xid(self, seconds: float) -> tuple[str, int] | None:
+        """The next Xid of any card."""
 
 
 class Processes(Protocol):

@@ -58,6 +58,7 @@ class Reconciler:
         with self._state.lock:
             self._guard("survey", lambda: self._compare(now_ns, watched))
             self._guard("tenants", self._remove_ended)
+            self._guard("containers", self._state.drop_ended_members)
             self._guard("limits", self._state.bring_limits)
             self._state.remove_leaves()
             self._account(now_ns)
@@ -106,6 +107,7 @@ class Reconciler:
                 self._write(gpu, tenant_id, survey, by_process, now_ns)
             watched.host_pids |= {pid for row in card.tenants.values() for pid in row.host_pids}
         watched.host_pids |= {record.root.host_pid for record in self._state.records() if record.root is not None}
+        watched.host_pids |= {row.process.host_pid for record in self._state.records() for row in record.members}
         # The pidfd of a zombie is ready at once and for ever.
         watched.host_pids = {pid for pid in watched.host_pids if self._processes.start_ticks(pid) is not None}
 

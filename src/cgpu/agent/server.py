@@ -13,7 +13,7 @@ from typing import Any, Final
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 from wsgiref.types import WSGIApplication
 
-from cgpu.agent.api import PEER, Peer
+from cgpu.agent.api import PATH, PEER, Peer
 from cgpu.errors import AgentError
 
 _LOG: Final = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ class _Handler(WSGIRequestHandler):
     def get_environ(self) -> dict[str, Any]:
         environment: dict[str, Any] = super().get_environ()
         credentials = self.connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+        environment[PATH] = self.path.partition("?")[0]
         environment[PEER] = Peer(*_UCRED.unpack(credentials))
         return environment
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -19,12 +19,13 @@ from typing import Final
 from cgpu.adapters.checkpoint import CheckpointStore
 from cgpu.agent.adoption import adopt, checkpointed
 from cgpu.agent.attribution import ContextEstimate
-from cgpu.agent.containers import is_container, own_cgroup, process_of_container
-from cgpu.agent.documents import Limit, NodeDocument, ProcessRef, Record, encode
+from cgpu.agent.containers import cgroup_of_container, is_container, joined, process_of_container, without_ended
+from cgpu.agent.documents import Limit, Member, NodeDocument, ProcessRef, Record, encode
 from cgpu.agent.leaves import Leaves, leaves_of
 from cgpu.agent.ledger import Ledger
-from cgpu.agent.limits import DriverLimits, wanted_limits
+from cgpu.agent.limits import DriverLimits, limits_of, wanted_limits
 from cgpu.agent.locks import GpuLocks
+from cgpu.agent.members import held
 from cgpu.agent.ports import ArbiterControl, Cgroups, GpuNode, Processes
 from cgpu.agent.regions import Regions
 from cgpu.agent.room import check_card, check_cards, check_change, gpu_named, occupancy, record_named
@@ -41,7 +42,7 @@ from cgpu.errors import (
     TenantExistsError,
 )
 from cgpu.model.admission import admit, fits_time
-from cgpu.model.tenant import ComputeLayer, Gpu, GpuPolicy, Policy, Share, Tenant
+from cgpu.model.tenant import ComputeLayer, Gpu, GpuPolicy, MemoryLayer, Policy, Share, Tenant
 from cgpu.model.units import MIB
 from cgpu.region.writer import Owner, Row
 
@@ -65,9 +66,12 @@ class NodeState:
         measure_context: Callable[[Gpu], int | None] = lambda _: None,
         unmeasured_context_bytes: int = DEFAULT_CONTEXT_BYTES,
         clock_ns: Callable[[], int] = time.monotonic_ns,
+        check_node: Callable[[], None] = lambda: None,
         step: Callable[[str], None] = lambda _: None,
     ) -> None:
         """``step`` is called between the steps of every operation, for tests of a killed agent.
+
+        ``check_node`` is called before a tenant is made, and raises RefusedError where the node takes none.
 
         ``measure_context`` tells what a bare context takes on a card, or None; it is asked once per
         card, before the first tenant's region is made.
@@ -82,6 +86,7 @@ class NodeState:
         self._measure_context = measure_context
         self._unmeasured_context_bytes = unmeasured_context_bytes
         self._asked: set[str] = set()  # cards whose context size was asked for
+        self._check_node = check_node
         self._step = step
         self._gpus = {gpu.uuid: gpu for gpu in node.gpus()}
         self.limits = DriverLimits(node, cgroups)
@@ -91,6 +96,11 @@ class NodeState:
         self.regions = Regions(tenants_dir, arbiter, ledger, step)
         self._faults: dict[str, str] = {}
         self._closing = False
+        self._told: Callable[[], None] = lambda: None
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        """``changed`` is called after tenants or policies have changed, with the lock held: it must not wait."""
+        self._told = changed
 
     # ---- reading ----
 
@@ -145,20 +155,21 @@ class NodeState:
             return False
         return not self.processes.with_variable(REGION_VARIABLE, str(self.region(record.tenant.id)))
 
-    def survey(self) -> Survey:
-        """Look at the node now. Raises DriverError when NVML does not answer."""
+    def survey(self, cards: Collection[str] | None = None) -> Survey:
+        """Look at the node now, or at some of its cards, by UUID. Raises DriverError when NVML does not answer."""
         with self.lock:
-            return self._surveyor.look(
+            subjects = [
                 Subject(
                     id=tenant_id,
-                    cgroup=record.tenant.cgroup,
+                    cgroups=record.cgroups,
                     region=self.region(tenant_id),
                     reader=reader,
                     gpu_uuids=tuple(share.gpu_uuid for share in record.tenant.shares),
                 )
                 for tenant_id, record in self._document.records.items()
                 if (reader := self.regions.reader(tenant_id)) is not None
-            )
+            ]
+            return self._surveyor.look(subjects, cards)
 
     # ---- changing ----
 
@@ -214,7 +225,10 @@ class NodeState:
             return True
 
     def set_share(self, name: str, change: ShareChange) -> Record:
-        """Change a running tenant. A quota below what is used is accepted: allocations fail until usage is below."""
+        """Change a running tenant. A quota below what is used is accepted: allocations fail until usage is below.
+
+        Raises RefusedError or one of its kinds for more than the card has, or than was promised to the tenant.
+        """
         with self.lock:
             record = self.record(name)
             wanted = self.gpu(change.gpu).uuid if change.gpu is not None else None
@@ -233,27 +247,40 @@ class NodeState:
             self._step("set:done")
             return record_now
 
-    def attach(self, tenant_id: str, host_pid: int, caller_pid: int) -> Record:
+    def attach(self, tenant_id: str, host_pid: int, caller_pid: int, *, loads_shim: bool = True) -> Record:
         """A container's first process is there and waits to begin. Repeating it is no error.
 
-        ``caller_pid`` is a process outside the container. Raises RefusedError for a process that cannot
-        be the container's, LayerError and DriverError where its quota cannot be enforced as promised.
+        ``caller_pid`` is a process outside the container; without ``loads_shim`` the driver has to hold it. Raises
+        RefusedError for another's process, LayerError and DriverError where its quota cannot be enforced as promised.
         """
         with self.lock:
             record = self.record(tenant_id)
             process = process_of_container(record, host_pid, self.records(), self.processes, self._cgroups)
-            outside = [self._cgroups.of(pid) for pid in (os.getpid(), caller_pid)]
-            outside += [other.tenant.cgroup for other in self.records() if other.tenant.id != record.tenant.id]
-            cgroup = own_cgroup(self._cgroups.of(host_pid), outside)
+            cgroup = cgroup_of_container(record, host_pid, (os.getpid(), caller_pid), self.records(), self._cgroups)
             tenant = self._planned(replace(record.tenant, cgroup=cgroup), attached=True)
-            record_now = Record(tenant, None if record.root is None else process)
+            if is_container(tenant):
+                record_now = Record(tenant, None if record.root is None else process)
+            else:
+                member = Member(process, cgroup if tenant.memory_layer is MemoryLayer.DRIVER else "", loads_shim)
+                record_now = joined(record, member, self.processes, self._cgroups)
+            records = held({**self._document.records, tenant_id: record_now})
             self._step("attach:decided")
-            self._commit(records={**self._document.records, tenant.id: record_now})
+            self._commit(records=records)
             self._step("attach:committed")
-            self._apply_limits(tenant.id)
-            self._refresh(share.gpu_uuid for share in tenant.shares)
+            self.clear_limits()
+            self._apply_limits(tenant_id)
+            self._refresh(share.gpu_uuid for share in record.tenant.shares)
             self._step("attach:done")
-            return record_now
+            return self._document.records[tenant_id]
+
+    def drop_ended_members(self) -> None:
+        """Forget the containers of claims' tenants that have ended, and what of the limits was for them."""
+        with self.lock:
+            records = without_ended(self._document.records, self.processes, self._cgroups, self._planned)
+            if records != self._document.records:
+                self._commit(records=records)
+                self.clear_limits()
+                self._refresh(self._gpus)
 
     def container_ends(self, name: str) -> None:
         """A container and its cgroup are about to be deleted. Raises NoSuchTenantError.
@@ -265,7 +292,7 @@ class NodeState:
             if record.root is not None and not self._runs(record.root):
                 self.remove(record.tenant.id)
             else:
-                self.limits.give_back(wanted_limits((record,)), self._gpus)
+                self.limits.give_back(limits_of(record, self.records()), self._gpus)
 
     def set_policy(self, gpu: Gpu, policy: GpuPolicy) -> None:
         """How the card's time is divided from the next slot on.
@@ -273,7 +300,7 @@ class NodeState:
         Raises CapacityError when it would promise the present tenants more than the card has.
         """
         with self.lock:
-            fits_time(gpu, policy, self._document.shares_on(gpu.uuid))
+            fits_time(gpu, policy, self._document.kept_on(gpu.uuid))
             self._step("policy:decided")
             self._commit(policies={**self._document.policies, gpu.uuid: policy})
             self._step("policy:committed")
@@ -386,10 +413,11 @@ class NodeState:
     # ---- deciding ----
 
     def _check_new(self, tenant: Tenant) -> None:
+        self._check_node()
         if any(record.tenant.name == tenant.name for record in self._document.records.values()):
             raise TenantExistsError(f"there is a tenant named {tenant.name!r}", "choose another --name")
         check_cards(tenant)
-        survey = self.survey()
+        survey = self.survey({share.gpu_uuid for share in tenant.shares})
         for share in tenant.shares:
             gpu = self.gpu(share.gpu_uuid)
             check_card(gpu)
@@ -397,8 +425,8 @@ class NodeState:
             admit(gpu, self.policy(gpu), occupancy(gpu, self.records(), survey), share)
 
     def _check_growth(self, tenant: Tenant, shares: tuple[Share, ...]) -> None:
-        for old, new in zip(tenant.shares, shares, strict=True):
-            check_change(self.gpu(new.gpu_uuid), self._document, old, new, tenant.id, self.survey)
+        for new in shares:
+            check_change(self.gpu(new.gpu_uuid), self._document, tenant, new, self.survey)
 
     def _with_leaf(self, tenant: Tenant, caller: Caller) -> Tenant:
         if tenant.cgroup or tenant.container or caller.process is None:
@@ -440,6 +468,8 @@ class NodeState:
         self._store.save(encode(document))
         self._document = document
         self._leaves.keep_only(document.leaves)
+        if records is not old.records or policies is not None:
+            self._told()
 
     def _know_context(self, gpu: Gpu) -> None:
         """Measure a context once, so that a small quota is not refused for a guess."""
@@ -470,7 +500,7 @@ class NodeState:
         return self._cgroups.of(root.host_pid) == path or self._cgroups.enter_leaf(path, root.host_pid)
 
     def _apply_limits(self, tenant_id: str) -> None:
-        self.limits.apply(wanted_limits((self._document.records[tenant_id],)), self._gpus)
+        self.limits.apply(limits_of(self._document.records[tenant_id], self.records()), self._gpus)
         self._step("limits:set")
 
     def _refresh(self, gpu_uuids: Iterable[str]) -> None:

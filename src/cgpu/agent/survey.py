@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ class Subject:
     """A tenant to be looked at."""
 
     id: str
-    cgroup: str
+    cgroups: tuple[str, ...]
     region: Path
     reader: RegionReader
     gpu_uuids: tuple[str, ...]  # by row
@@ -76,26 +76,30 @@ class Surveyor:
         self._memory: dict[str, Memory] = {}  # by GPU UUID
         self._regions: dict[HostFile | None, str] = {}  # by their grants
 
-    def look(self, subjects: Iterable[Subject]) -> Survey:
-        """Regions first, then NVML, then the charges' sequence numbers again. Never raises for a card or a region."""
+    def look(self, subjects: Iterable[Subject], cards: Collection[str] | None = None) -> Survey:
+        """Regions first, then NVML, then the charges' sequence numbers again. Never raises for a card or a region.
+
+        ``subjects`` are all tenants. Only these ``cards``, by UUID, and who has a share of one of them are looked at;
+        None: all.
+        """
         subjects = tuple(subjects)
         self._learn_regions(subjects)
+        gpus = self._node.gpus()
+        if cards is not None:
+            gpus = tuple(gpu for gpu in gpus if gpu.uuid in cards)
+            subjects = tuple(subject for subject in subjects if any(uuid in cards for uuid in subject.gpu_uuids))
         readings, damaged = _read_all(subjects)
         listed: dict[str, tuple[GpuProcess, ...]] = {}
         used: dict[str, int] = {}
         failed: dict[str, DriverError] = {}
-        for gpu in self._node.gpus():
+        for gpu in gpus:
             try:
                 listed[gpu.uuid], used[gpu.uuid] = self._node.processes(gpu), self._node.used_bytes(gpu)
             except DriverError as error:  # one card that is lost does not hide the others
                 failed[gpu.uuid] = error
                 listed.pop(gpu.uuid, None)
-        cards = {
-            gpu.uuid: self._card(gpu, listed[gpu.uuid], subjects, readings)
-            for gpu in self._node.gpus()
-            if gpu.uuid in listed
-        }
-        return Survey(readings, damaged, cards, used, _releasable(subjects, readings, cards), failed)
+        looks = {gpu.uuid: self._card(gpu, listed[gpu.uuid], subjects, readings) for gpu in gpus if gpu.uuid in listed}
+        return Survey(readings, damaged, looks, used, _releasable(subjects, readings, looks), failed)
 
     def _card(
         self, gpu: Gpu, listed: tuple[GpuProcess, ...], subjects: tuple[Subject, ...], readings: dict[str, Reading]
@@ -103,7 +107,7 @@ class Surveyor:
         facts = [
             TenantFacts(
                 id=subject.id,
-                cgroup=subject.cgroup,
+                cgroups=subject.cgroups,
                 region=str(subject.region),
                 row=row,
                 slots=readings[subject.id].usage.slots,
@@ -137,7 +141,10 @@ class Surveyor:
     def _learn_regions(self, subjects: tuple[Subject, ...]) -> None:
         wanted = {str(subject.region) for subject in subjects}
         if wanted != set(self._regions.values()):
-            self._regions = {self._processes.file_of(Path(region) / GRANTS): region for region in wanted}
+            known = {region: file for file, region in self._regions.items()}
+            self._regions = {
+                known.get(region) or self._processes.file_of(Path(region) / GRANTS): region for region in wanted
+            }
 
     def _region(self, host_pid: int) -> str:
         """The region that the process has mounted, or else was started with; a container may say anything."""

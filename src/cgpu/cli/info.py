@@ -38,6 +38,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
 
 
 def _info(settings: Settings) -> dict[str, Any]:
+    from cgpu.adapters.cdi.driver_files import NVML, driver_tree
     from cgpu.adapters.nvml import NvmlNode  # the other verbs start faster without NVML
 
     info: dict[str, Any] = {"version": __version__, "simulated": settings.sim_state is not None}
@@ -50,7 +51,8 @@ def _info(settings: Settings) -> dict[str, Any]:
     except AgentError as error:
         info["agent"], info["agent_error"] = None, str(error)
     try:
-        node = NvmlNode(settings.sim_state)
+        driver = driver_tree(settings)
+        node = NvmlNode(settings.sim_state, None if driver is None else driver.library_here(NVML))
         info["gpus"] = [asdict(gpu) for gpu in node.gpus()]
         node.close()
     except DriverError as error:

@@ -19,6 +19,7 @@ examples:
   cgpu set training --gpu 1 --memory 2GiB     one of its GPUs only
 
 A quota below what the tenant uses is accepted: its allocations fail until it uses less.
+The tenant of a Kubernetes claim goes no higher than its claim.
 """
 
 

@@ -45,6 +45,9 @@ CDI_CONTAINER: Final = "cdi"
 CDI_TENANT_PREFIX: Final = "cdi-"
 """The tenant of the CDI device ``cgpu.dev/gpu=<name>`` is ``cdi-<name>``."""
 
+CLAIM_TENANT_PREFIX: Final = "k8s-"
+"""The tenants of a Kubernetes claim are ``k8s-<its uid>-<part>``; as a device's, they are any number of containers'."""
+
 ANNOTATION_PREFIX: Final = "cgpu.dev/"
 ANNOTATION_TENANT: Final = "cgpu.dev/tenant"
 ANNOTATION_MEMORY_LAYER: Final = "cgpu.dev/memory-layer"
@@ -81,3 +84,13 @@ def cdi_name_of(tenant_id: str, container: str) -> str:
     """The name of the CDI device whose tenant this is; "" for any other tenant. ``container``: as the tenant has it."""
     is_device = container != "" and tenant_id.startswith(CDI_TENANT_PREFIX)
     return tenant_id.removeprefix(CDI_TENANT_PREFIX) if is_device else ""
+
+
+def is_shared(tenant_id: str, container: str) -> bool:
+    """Whether any number of containers use the tenant, as a CDI device's. ``container``: as the tenant has it."""
+    return container == CDI_CONTAINER and tenant_id.startswith((CDI_TENANT_PREFIX, CLAIM_TENANT_PREFIX))
+
+
+def is_claims(tenant_id: str, container: str) -> bool:
+    """Whether the tenant is a claim's: each container that uses it is told to the agent, where that matters."""
+    return container == CDI_CONTAINER and tenant_id.startswith(CLAIM_TENANT_PREFIX)

@@ -57,6 +57,7 @@ class Gpu:
     simulated: bool
     mig: bool = False
     pci_bus_id: str = ""
+    minor: int | None = None  # its device node is /dev/nvidia<minor>; None: NVML does not say
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +84,15 @@ class Tenant:
     memory_layer: MemoryLayer = MemoryLayer.SHIM  # in force
     container: str = ""  # the container's id, or "cdi"; its processes may have any user. Empty: not a container
     require_layer: MemoryLayer | None = None  # nothing weaker will do; None: whatever the node has
+    promised: tuple[Share, ...] = ()  # what others count on that it has, in the order of its shares; empty: its shares
 
     def share_on(self, gpu_uuid: str) -> Share | None:
         """The tenant's share of that GPU, if it has one."""
         return next((share for share in self.shares if share.gpu_uuid == gpu_uuid), None)
+
+    def kept_on(self, gpu_uuid: str) -> Share | None:
+        """What of that GPU nobody else may have: what it was promised, whatever part of that it has now."""
+        return next((share for share in self.promised or self.shares if share.gpu_uuid == gpu_uuid), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ def create_region(
         step("region:folder")
         _place(folder / LOCKS, b"", file_mode, owner)
         step("region:locks")
-        _place(folder / USAGE, _usage_bytes(), file_mode, owner)
+        _place(folder / USAGE, _usage_head(), file_mode, owner, ctypes.sizeof(layout.Usage))
         step("region:usage")
         _place(folder / GRANTS, _grants_bytes(tenant, rows), 0o644, Owner())
         step("region:grants")
@@ -188,22 +188,30 @@ def _grants_bytes(tenant: Tenant, rows: tuple[Row, ...]) -> bytes:
     return bytes(grants)
 
 
-def _usage_bytes() -> bytes:
-    usage = layout.Usage()
-    usage.header.magic = layout.CGPU_USAGE_MAGIC
-    usage.header.major, usage.header.minor = layout.CGPU_REGION_MAJOR, layout.CGPU_REGION_MINOR
-    usage.header.size_bytes = ctypes.sizeof(layout.Usage)
-    for row in usage.gpu:
+def _usage_head() -> bytes:
+    """What of a new usage file is not zero: all that comes before its slots."""
+    header = layout.UsageHeader()
+    header.magic = layout.CGPU_USAGE_MAGIC
+    header.major, header.minor = layout.CGPU_REGION_MAJOR, layout.CGPU_REGION_MINOR
+    header.size_bytes = ctypes.sizeof(layout.Usage)
+    rows = (layout.UsageGpu * layout.CGPU_MAX_GPUS)()
+    for row in rows:
         row.account = layout.CGPU_NO_SLOT << layout.CGPU_ACCOUNT_SEQ_BITS
-    return bytes(usage)
+    return bytes(header) + bytes(rows)
 
 
-def _place(path: Path, content: bytes, mode: int, owner: Owner) -> None:
-    """Write under a temporary name, then rename: no reader ever sees a part of the file."""
+def _place(path: Path, content: bytes, mode: int, owner: Owner, size: int = 0) -> None:
+    """Write under a temporary name, then rename: no reader ever sees a part of the file.
+
+    A larger ``size`` is filled with zeros, of which every one has its place on the disk: a mapping of a file
+    that has holes would kill the tenant that writes to it when the disk is full.
+    """
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
+        if size:
+            os.posix_fallocate(descriptor, 0, size)
         view = memoryview(content)
         while view:
             view = view[os.write(descriptor, view) :]

@@ -10,6 +10,7 @@ from cgpu.adapters.mounts import HostFile
 from cgpu.adapters.nvml import GpuProcess
 from cgpu.adapters.process import Identity
 from cgpu.errors import DriverError
+from cgpu.model.card_health import CardLook
 from cgpu.model.region_files import GRANTS
 from cgpu.model.tenant import Gpu, GpuPolicy, Policy, Share
 from cgpu.model.units import GIB, MIB
@@ -55,6 +56,16 @@ class FakeNode:
             self.limits.pop((gpu.uuid, path), None)
         else:
             self.limits[gpu.uuid, path] = (soft_bytes, gpu.total_bytes if hard_bytes is None else hard_bytes)
+
+    def look(self, gpu: Gpu) -> CardLook:
+        """Every card answers."""
+        del gpu
+        return CardLook()
+
+    def wait_xid(self, seconds: float) -> tuple[str, int] | None:
+        """There are none."""
+        del seconds
+        return None
 
     def gpus(self) -> tuple[Gpu, ...]:
         """All cards."""

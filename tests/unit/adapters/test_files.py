@@ -82,7 +82,7 @@ def test_a_library_is_copied_under_its_contents_name_once(tmp_path: Path):
     assert first.read_bytes() == b"one"
     inode = first.stat().st_ino
     assert content_named_copy(library, tmp_path / "lib").stat().st_ino == inode
-    library.write_bytes(b"two")
+    library.write_bytes(b"another")
     assert content_named_copy(library, tmp_path / "lib") != first
     assert first.read_bytes() == b"one"
 

@@ -36,7 +36,9 @@ class World:
     now_ns: int = 0
     started_s: float = 1_700_000_040.0  # wall clock at now_ns 0: the beginning of a minute
 
-    def agent(self, step: Callable[[str], None] = lambda _: None) -> NodeState:
+    def agent(
+        self, step: Callable[[str], None] = lambda _: None, check_node: Callable[[], None] = lambda: None
+    ) -> NodeState:
         """A new agent on this world, not yet recovered."""
         self.arbiter = FakeArbiter()
         (self.folder / "locks").mkdir(exist_ok=True)
@@ -51,6 +53,7 @@ class World:
             ledger=Ledger(self.folder / self.account, self.wall_clock, step),
             unmeasured_context_bytes=100 * MIB,
             clock_ns=lambda: self.now_ns,
+            check_node=check_node,
             step=step,
         )
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from cgpu.adapters.agent_client import tenant_path
 from cgpu.adapters.nvml import GpuProcess
-from cgpu.agent.api import BODY_BYTES_MAX, PEER, Api, Peer
+from cgpu.agent.api import BODY_BYTES_MAX, PATH, PEER, Api, Peer
 from cgpu.agent.documentation import ACCOUNT
 from cgpu.agent.schema import check
 from cgpu.agent.state import NodeState
@@ -51,7 +52,7 @@ def call(api: Api) -> Call:
         path, _, query = path.partition("?")
         environment = {
             "REQUEST_METHOD": method,
-            "PATH_INFO": path,
+            PATH: path,
             "QUERY_STRING": query,
             "CONTENT_LENGTH": str(len(data)),
             "wsgi.input": io.BytesIO(data),
@@ -61,6 +62,13 @@ def call(api: Api) -> Call:
         return int(got[0][:3]), json.loads(content) if content else None
 
     return request
+
+
+def test_a_name_may_have_a_slash(call: Call):
+    assert call("PUT", "/v1/tenants/k8s-1-0", WISH | {"name": "team/web-gpu-x"})[0] == 201
+    status, tenant = call("PATCH", tenant_path("team/web-gpu-x"), {"weight": 3})
+    assert (status, tenant["id"], tenant["shares"][0]["weight"]) == (200, "k8s-1-0", 3)
+    assert call("GET", "/v1/tenants/team/web-gpu-x")[0] == 404
 
 
 def test_a_tenant_from_its_making_to_its_end(call: Call):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cgpu.agent.attribution import ContextEstimate
 from cgpu.agent.state import NodeState
 from cgpu.agent.wishes import ShareChange
 from cgpu.errors import (
@@ -189,3 +190,35 @@ def test_a_caller_is_put_into_a_leaf_where_that_is_possible(world: World, state:
     del world.host.table[50]
     state.remove("a")
     assert world.host.leaves == set()
+
+
+def test_a_node_that_takes_none_any_more_keeps_those_that_it_has(world: World):
+    active: list[str] = []
+
+    def check() -> None:
+        if active:
+            raise RefusedError("something else manages the cards")
+
+    state = world.agent(check_node=check)
+    state.recover()
+    state.create(tenant("a"))
+    active.append("since now")
+    with pytest.raises(RefusedError, match="something else"):
+        state.create(tenant("b"))
+    assert state.create(tenant("a")).tenant.name == "a"  # repeating it is no error
+    assert state.set_share("a", ShareChange(memory_bytes=GIB)).tenant.shares[0].memory_bytes == GIB
+    assert state.remove("a")
+
+
+def test_changes_of_tenants_and_policies_are_told_and_nothing_else(state: NodeState):
+    told: list[int] = []
+    state.subscribe(lambda: told.append(len(state.records())))
+    state.create(tenant("a"))
+    state.set_policy(state.gpus()[0], GpuPolicy(Policy.FIXED))
+    state.set_share("a", ShareChange(memory_bytes=GIB))
+    state.remove("a")
+    before = len(told)
+    assert told[-1] == 0
+    assert before >= 4
+    state.learn_context(state.gpus()[0], ContextEstimate(123))
+    assert len(told) == before

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cgpu.adapters.cdi.driver_files import DeviceNode
 from cgpu.adapters.container_view import ViewMount
 from cgpu.model import container
 
@@ -25,7 +26,7 @@ _HOOK_SECONDS: Final = 15  # the program itself gives up after 10
 _FILE_PREFIX: Final = container.CDI_KIND.replace("/", "-") + "_"
 _FILE_SUFFIX: Final = ".json"
 _EARLIEST: Final = "0.3.0"  # the first that today's libraries read; environment, mounts and hooks are in it
-_DIGIT_FIRST: Final = "0.5.0"  # the first in which a device's name may begin with a digit
+_LATER: Final = "0.5.0"  # the first in which a device's name may begin with a digit, and nodes have a hostPath
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +53,34 @@ def content(name: str, mounts: Iterable[ViewMount], program: Path, environment: 
     return document(container.CDI_KIND, {name: edits(mounts, program, environment)})
 
 
-def edits(mounts: Iterable[ViewMount], program: Path, environment: Mapping[str, str]) -> dict[str, Any]:
+def edits(
+    mounts: Iterable[ViewMount],
+    program: Path,
+    environment: Mapping[str, str],
+    claim: tuple[str, ...] | None = None,
+    nodes: Iterable[DeviceNode] = (),
+) -> dict[str, Any]:
     """What a device does to a container.
 
     ``program`` is cgpu-runtime. As a hook it makes the container's /etc a mount point, which the container's
-    root cannot rename; an edit cannot, since it does not know where the container's root is.
+    root cannot rename; an edit cannot, since it does not know where the container's root is. For a claim of
+    Kubernetes it looks at the image, too: ``claim`` has the agent's socket and the tenant where the driver has
+    limits, and else nothing. ``nodes`` are the devices'.
     """
-    found: dict[str, Any] = {"mounts": [_mount(mount) for mount in mounts], "hooks": [_hook(program)]}
+    hooks = [] if claim is None else [_hook("createRuntime", program, "claim", *claim)]
+    hooks.append(_hook("createContainer", program, "pin-etc"))
+    return {**plain_edits(mounts, environment, nodes), "hooks": hooks}
+
+
+def plain_edits(
+    mounts: Iterable[ViewMount], environment: Mapping[str, str], nodes: Iterable[DeviceNode] = ()
+) -> dict[str, Any]:
+    """What a device does to a container into which nothing of ours is mounted that it must not take away."""
+    found: dict[str, Any] = {"mounts": [_mount(mount) for mount in mounts]}
+    found["deviceNodes"] = [_node(node) for node in nodes]
     if environment:
         found["env"] = [f"{variable}={value}" for variable, value in environment.items()]
-    return found
+    return {name: made for name, made in found.items() if made}
 
 
 def document(kind: str, devices: Mapping[str, Mapping[str, Any]]) -> bytes:
@@ -101,14 +120,22 @@ def simulated_environment(gpu_uuids: Iterable[str]) -> dict[str, str]:
     }
 
 
-def _lowest_version(names: Iterable[str]) -> str:
-    # Above _EARLIEST only a name can lead: the mounts have no type (0.4.0), and there are no annotations (0.6.0).
-    return _DIGIT_FIRST if any(name[0].isdecimal() for name in names) else _EARLIEST
+def _lowest_version(devices: Mapping[str, Mapping[str, Any]]) -> str:
+    # Above _EARLIEST only a name, or a node that is elsewhere on the host, can lead: the mounts have no type (0.4.0),
+    # and there are no annotations (0.6.0).
+    nodes = [node for made in devices.values() for node in made.get("deviceNodes", ())]
+    later = any(name[0].isdecimal() for name in devices) or any("hostPath" in node for node in nodes)
+    return _LATER if later else _EARLIEST
 
 
-def _hook(program: Path) -> dict[str, Any]:
-    arguments = [str(program), "hook", "pin-etc"]
-    return {"hookName": "createContainer", "path": arguments[0], "args": arguments, "timeout": _HOOK_SECONDS}
+def _node(node: DeviceNode) -> dict[str, Any]:
+    """Number, kind and owner are left to the runtime, which looks at the node itself."""
+    return {"path": node.path} | ({} if str(node.on_host) == node.path else {"hostPath": str(node.on_host)})
+
+
+def _hook(when: str, program: Path, *words: str) -> dict[str, Any]:
+    arguments = [str(program), "hook", *words]
+    return {"hookName": when, "path": arguments[0], "args": arguments, "timeout": _HOOK_SECONDS}
 
 
 def _mount(mount: ViewMount) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class ClaimKey:
 class PreparedDevice:
     """One result of a claim, made ready."""
 
-    request: str
+    requests: tuple[str, ...]  # that it is given to; containers name them
     pool: str
     device: str
     cdi_ids: tuple[str, ...]  # whole names, "vendor/class=name"
@@ -81,8 +81,8 @@ class HealthSource(Protocol):
     def states(self) -> Sequence[DeviceState]:
         """All devices, now."""
 
-    def wait(self, seconds: float) -> None:
-        """Return when something may have changed, or after that time."""
+    def wait(self, told: Sequence[DeviceState], seconds: float) -> None:
+        """Return when the states are others than these, or after that time."""
 
 
 class KubeletPlugin:
@@ -174,8 +174,9 @@ class KubeletPlugin:
     def _watch_health(self, _: object, context: grpc.ServicerContext) -> Iterator[health.NodeWatchResourcesResponse]:
         """The whole list each time, more than once in the time after which the kubelet takes it for unknown."""
         while context.is_active() and not self._stopping.is_set():
-            yield _health_message(self._health.states())
-            self._health.wait(_HEALTH_TIMEOUT_S / 3)
+            states = self._health.states()
+            yield _health_message(states)
+            self._health.wait(states, _HEALTH_TIMEOUT_S / 3)
 
 
 def _dra_handler(preparer: Preparer) -> grpc.GenericRpcHandler:
@@ -186,7 +187,7 @@ def _dra_handler(preparer: Preparer) -> grpc.GenericRpcHandler:
             with _failures_into(entry, "prepare", claim):
                 for device in preparer.prepare(ClaimKey(claim.namespace, claim.name, claim.uid)):
                     entry.devices.add(
-                        request_names=[device.request],
+                        request_names=device.requests,
                         pool_name=device.pool,
                         device_name=device.device,
                         cdi_device_ids=device.cdi_ids,
