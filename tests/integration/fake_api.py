@@ -51,6 +51,8 @@ class Asked:
     verb: str
     resource: str
     namespace: str
+    program: str
+    """As it calls itself."""
 
 
 @dataclass
@@ -166,7 +168,9 @@ class _Handler(BaseHTTPRequestHandler):
         parts = {name: unquote(value) for name, value in match.groupdict(default="").items()}
         resource = parts["plural"] + (f"/{parts['sub']}" if parts["sub"] else "")
         verb = {"POST": "create", "DELETE": "delete"}.get(self.command) or ("get" if parts["name"] else "list")
-        asked = Asked(self.command, url.path, query, verb, resource, parts["namespace"])
+        asked = Asked(
+            self.command, url.path, query, verb, resource, parts["namespace"], self.headers.get("User-Agent", "")
+        )
         with api.lock:
             api.asked.append(asked)
             fault = next(

@@ -85,6 +85,15 @@ def test_it_answers_and_tells_that_it_lives(served: Served):
     assert served.ask("POST", "/else", b"{}")[0] == 404
 
 
+def test_it_tells_how_long_its_answers_took(served: Served):
+    for path in ("/echo", "/echo", "/else", "/bad"):
+        served.ask("POST", path, b"{}")
+    status, text = served.ask("GET", "/metrics")
+    assert status == 200
+    counts = [line for line in text.decode().splitlines() if "_count" in line]
+    assert counts == ['cgpu_webhook_review_seconds_count{path="/echo"} 2']
+
+
 def test_a_connection_carries_many_reviews(served: Served):
     connection = served.connect()
     for number in range(20):

@@ -27,7 +27,7 @@ KERNEL_NS = 10_000_000
 BUSY = 0.9  # of the card's time, by one tenant that always has work; as without an agent
 PAUSE_S = 0.2  # for less it may be idle between two looks at the card
 LOOK_S = 0.05
-BROKEN = {"agent/main.py": ("    agent.run(tell_ready, beside)\n", '    raise StateError("a planted mistake")\n')}
+BROKEN = {"agent/main.py": ("    agent.run(", '    raise StateError("a planted mistake")\n    agent.run(')}
 FOREIGN = {"region/layout.py": ("CGPU_REGION_MAJOR: Final = 1", "CGPU_REGION_MAJOR: Final = 2")}
 
 

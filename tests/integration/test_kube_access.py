@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import base64
+import ipaddress
 import shutil
 import ssl
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from cgpu.adapters import kube, kube_connection
+from cgpu import __version__
+from cgpu.adapters import kube, kube_connection, kube_objects
+from cgpu.adapters.kubeconfig import Access
 from cgpu.errors import ClusterError
 from tests.integration.cluster_objects import gpu_node
 from tests.integration.fake_api import FakeApi
-
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
 
 
 @pytest.fixture(autouse=True)
@@ -37,20 +41,34 @@ class Pki:
     folder: Path
 
     def make(self, name: str, subject: str, issuer: str | None = None, address: str = "127.0.0.1") -> None:
-        key, request, certificate = (str(self.folder / f"{name}.{end}") for end in ("key", "csr", "crt"))
-        extension = self.folder / f"{name}.ext"
-        extension.write_text(f"subjectAltName=IP:{address}\n" if issuer else "basicConstraints=critical,CA:TRUE\n")
-        new = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", key]
-        self._openssl(*new, "-out", request, "-subj", subject)
-        by = ["-CA", f"{self.folder}/{issuer}.crt", "-CAkey", f"{self.folder}/{issuer}.key", "-CAcreateserial"]
-        own = by if issuer else ["-signkey", key]
-        self._openssl(
-            "x509", "-req", "-in", request, "-days", "2", *own, "-extfile", str(extension), "-out", certificate
+        """A certificate for that address; without an issuer an authority."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        called = x509.Name.from_rfc4514_string(subject)
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(called)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(hours=1))
+            .not_valid_after(now + timedelta(days=2))
         )
-
-    @staticmethod
-    def _openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], check=True, capture_output=True)
+        if issuer is None:
+            made = builder.issuer_name(called).add_extension(
+                x509.BasicConstraints(ca=True, path_length=None), critical=True
+            )
+            signed_by = key
+        else:
+            authority = x509.load_pem_x509_certificate(Path(self.path(f"{issuer}.crt")).read_bytes())
+            names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
+            made = builder.issuer_name(authority.subject).add_extension(names, critical=False)
+            loaded = serialization.load_pem_private_key(Path(self.path(f"{issuer}.key")).read_bytes(), None)
+            assert isinstance(loaded, ec.EllipticCurvePrivateKey)
+            signed_by = loaded
+        pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+        certificate = made.sign(signed_by, hashes.SHA256())
+        Path(self.path(f"{name}.crt")).write_bytes(certificate.public_bytes(pem))
+        Path(self.path(f"{name}.key")).write_bytes(key.private_bytes(pem, pkcs8, serialization.NoEncryption()))
 
     def path(self, name: str) -> str:
         return str(self.folder / name)
@@ -70,12 +88,12 @@ class Pki:
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
     pki = Pki(tmp_path_factory.mktemp("pki"))
-    pki.make("ca", "/CN=the-ca")
-    pki.make("other", "/CN=another-ca")
-    pki.make("server", "/CN=kube-apiserver", "ca")
-    pki.make("elsewhere", "/CN=kube-apiserver", "ca", "192.0.2.7")
-    pki.make("client", "/O=system:masters/CN=doctor", "ca")
-    pki.make("stranger", "/CN=doctor", "other")
+    pki.make("ca", "CN=the-ca")
+    pki.make("other", "CN=another-ca")
+    pki.make("server", "CN=kube-apiserver", "ca")
+    pki.make("elsewhere", "CN=kube-apiserver", "ca", "192.0.2.7")
+    pki.make("client", "CN=doctor,O=system:masters", "ca")
+    pki.make("stranger", "CN=doctor", "other")
     return pki
 
 
@@ -187,11 +205,23 @@ def test_a_pod_without_a_kubeconfig_uses_its_service_account(pki: Pki, tmp_path:
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(api.port))
         access = kube_connection.choose_access(None, None, tmp_path)
-        with kube.Cluster(kube_connection.open_client(access), access.namespace, {}) as cluster:
+        with kube.Cluster(kube_connection.open_client(access, "cgpu-doctor"), access.namespace, {}) as cluster:
             assert cluster.namespace == "cgpu-doctor"
             assert len(list(next(cluster.nodes(None)).items)) == 1
         with pytest.raises(ClusterError, match="--context"):
             kube_connection.choose_access(None, "x", tmp_path)
+
+
+def test_the_server_is_told_which_program_asks():
+    with FakeApi().served() as api:
+        programs = ["cgpu-agent", "cgpu-controller"]
+        for program in programs:
+            access = Access({"server": api.url}, {}, "default", "here")
+            with kube_objects.ObjectClient(kube_connection.open_client(access, program)) as client:
+                client.get(kube_objects.NODES, "", "a")
+        assert [one.program for one in api.asked] == [
+            f"{name}/{__version__}" for name in ("cgpu-agent", "cgpu-controller")
+        ]
 
 
 # --- what is said when it does not work

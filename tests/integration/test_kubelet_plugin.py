@@ -28,7 +28,7 @@ class Preparations:
     def prepare(self, claim: ClaimKey) -> Sequence[PreparedDevice]:
         if claim.name == "bad":
             raise ClaimError("no such card", "look")
-        return [PreparedDevice("gpu", "node", "gpu-0a", (f"cgpu.dev/claim={claim.uid}-0",), "s-1")]
+        return [PreparedDevice(("gpu",), "node", "gpu-0a", (f"cgpu.dev/claim={claim.uid}-0",), "s-1")]
 
     def unprepare(self, claim: ClaimKey) -> None:
         if claim.name == "bad":
@@ -46,9 +46,9 @@ class Health:
     def states(self) -> Sequence[DeviceState]:
         return [DeviceState("node", "gpu-0a", self.healthy, "" if self.healthy else "xid 79")]
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, told: Sequence[DeviceState], seconds: float) -> None:
         with self._changed:
-            self._changed.wait(seconds)
+            self._changed.wait_for(lambda: self.states() != told, seconds)
 
     def fail(self) -> None:
         with self._changed:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from cgpu.adapters.pci import numa_node
 from cgpu.errors import ClusterError
 from cgpu.model.tenant import Gpu, MemoryLayer, Policy, Tenant
 from cgpu.settings import Settings
@@ -50,20 +51,29 @@ def beside_agent(
         raise ClusterError(
             f"the node driver needs another package: {error}", "pip install 'cgpu[kubernetes]'"
         ) from error
+    from cgpu.adapters.alibaba import sign_of_cgpu
+    from cgpu.adapters.cdi.driver_files import driver_tree
     from cgpu.adapters.kube_objects import connect
 
-    api = connect(options.kubeconfig)
+    api = connect(options.kubeconfig, program="cgpu-agent")
+
+    def module() -> str:
+        return sign_of_cgpu(settings.host_root) if settings.sim_state is None else ""  # a simulated card is nobody's
 
     def make(state: NodeState, node: GpuNode) -> AbstractContextManager[object]:
         return NodeDriver(
             api,
-            _State(state, node),
+            _State(state, node, settings.host_root),
+            node,
             node=options.node_name,
             instance=os.environ.get("POD_UID", ""),
             runtime_dir=settings.runtime_dir,
+            socket=settings.agent_socket,
             kubelet_dir=options.kubelet_dir,
             cdi_folder=options.cdi_dir,
             sim_state=settings.sim_state,
+            driver=driver_tree(settings),
+            module=module,
         )
 
     return make
@@ -72,9 +82,11 @@ def beside_agent(
 class _State:
     """The agent's state as the node driver wants it."""
 
-    def __init__(self, state: NodeState, node: GpuNode) -> None:
+    def __init__(self, state: NodeState, node: GpuNode, root: Path) -> None:
         self._state = state
-        self._node = node
+        # What does not change, also for the time in which a card does not answer.
+        self._memory = {gpu.uuid: gpu.total_bytes - node.driver_reserved_bytes(gpu) for gpu in state.gpus()}
+        self._numa = {gpu.uuid: numa_node(root, gpu.pci_bus_id) for gpu in state.gpus()}
 
     def gpus(self) -> Sequence[Gpu]:
         return self._state.gpus()
@@ -91,17 +103,26 @@ class _State:
     def region(self, tenant_id: str) -> Path:
         return self._state.region(tenant_id)
 
+    def driver_limits(self, tenant: Tenant) -> bool:
+        limits, gpus = self._state.limits, self._state.gpus()
+        cards = [gpu for gpu in gpus if tenant.share_on(gpu.uuid) is not None]
+        return all(MemoryLayer.DRIVER in limits.layers((gpu,)) for gpu in cards)
+
     def card(self, uuid: str) -> Card:
         from cgpu.k8s.slices import Card
 
         gpu = self._state.gpu(uuid)
         return Card(
             gpu,
-            memory_bytes=gpu.total_bytes - self._node.driver_reserved_bytes(gpu),
-            memory_layer=MemoryLayer.SHIM,
+            memory_bytes=self._memory[uuid],
+            memory_layer=self._state.limits.layers((gpu,))[0],
             policy=self._state.policy_in_force(gpu).name.lower(),
             tenants_max=self._state.policy(gpu).max_inst,
+            numa_node=self._numa[uuid],
         )
+
+    def subscribe(self, changed: Callable[[], None]) -> None:
+        self._state.subscribe(changed)
 
     def enforce_percentages(self) -> None:
         for gpu in self._state.gpus():

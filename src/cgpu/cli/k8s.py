@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from cgpu.cli import k8s_controller, k8s_webhook
+from cgpu.cli import k8s_controller, k8s_manifests, k8s_uninstall, k8s_webhook
 from cgpu.cli.parsers import Subparsers, add_verb
 
-EXAMPLES = k8s_webhook.EXAMPLES + k8s_controller.EXAMPLES.partition("\n")[2]
+_FURTHER = (k8s_controller, k8s_manifests, k8s_uninstall)
+EXAMPLES = k8s_webhook.EXAMPLES + "".join(part.EXAMPLES.partition("\n")[2] for part in _FURTHER)
 
 
 def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
@@ -16,3 +17,5 @@ def add_parser(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
     k8s_webhook.add_webhook(actions)
     k8s_controller.add_controller(actions)
+    k8s_manifests.add_manifests(actions)
+    k8s_uninstall.add_uninstall(actions)

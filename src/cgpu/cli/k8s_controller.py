@@ -21,7 +21,6 @@ examples:
 
 Several may run: one leads, and another takes over within 15 s. It ends on SIGTERM.
 """
-_LEASE: Final = "cgpu-controller"
 _NAMESPACE: Final = "cgpu-system"
 
 
@@ -43,6 +42,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:  # noqa: ARG001
     from cgpu.adapters.kube_lease import Election
     from cgpu.adapters.kube_objects import connect
     from cgpu.k8s.explainer import Explainer
+    from cgpu.k8s.names import LEASE
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # not a line for each request
@@ -50,8 +50,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:  # noqa: ARG001
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    with connect(options.kubeconfig, options.context) as api:
-        election = Election(api, options.namespace, _LEASE, identity)
+    with connect(options.kubeconfig, options.context, program="cgpu-controller") as api:
+        election = Election(api, options.namespace, LEASE, identity)
         explainer = Explainer(api, election.leads, identity)
         threads = [
             threading.Thread(target=election.run, args=(explainer.wake,), name="election"),

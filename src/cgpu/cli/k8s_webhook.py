@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from cgpu.cli.parsers import Subparsers, add_verb
 from cgpu.errors import ClusterError, UsageError
+from cgpu.k8s import names
 from cgpu.model.units import MIB, parse_memory
 from cgpu.settings import Settings
 
@@ -46,9 +47,7 @@ def add_webhook(actions: Subparsers[argparse.ArgumentParser]) -> None:
     serving.add_argument(
         "--service", default="cgpu-webhook", help="name of the Service: what its own certificate is for"
     )
-    serving.add_argument(
-        "--secret", default="cgpu-webhook-certificate", help="Secret in which replicas share their certificate"
-    )
+    serving.add_argument("--secret", default=names.SECRET, help="Secret in which replicas share their certificate")
     serving.add_argument(
         "--own-certificate-dir", type=Path, default=_FOLDER, help=f"where it puts its own certificate ({_FOLDER})"
     )
@@ -91,7 +90,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     # Blocked before any thread is started, so that none of them gets the signal.
     signals = (signal.SIGTERM, signal.SIGINT)
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    api = connect(options.kubeconfig)
+    api = connect(options.kubeconfig, program="cgpu-webhook")
     largest = None if options.largest_card is None else options.largest_card // MIB
     rules = Rules(options.uneven_splits, options.proportional_memory, largest)
     classes = (*CLASSES, *options.device_class)

@@ -74,7 +74,7 @@ def _view(options: argparse.Namespace) -> View:
     from cgpu.k8s.allocations import picture
 
     wanted = frozenset(options.nodes)
-    with connect(options.kubeconfig, options.context) as cluster:
+    with connect(options.kubeconfig, options.context, program="kubectl-inspect-cgpu") as cluster:
         slices = list(_slices(cluster, wanted))
         asks: dict[tuple[str, str], ClaimAsk] = {}
         found = picture(slices, _uses(cluster, wanted, asks))

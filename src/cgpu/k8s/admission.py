@@ -9,11 +9,21 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from cgpu.adapters.kube_mirror import Mirror
-from cgpu.adapters.kube_objects import NAMESPACES, RESOURCE_QUOTAS, SLICES, Object, ObjectClient
+from cgpu.adapters.kube_objects import (
+    CLAIM_TEMPLATES,
+    CLAIMS,
+    NAMESPACES,
+    RESOURCE_QUOTAS,
+    SLICES,
+    Object,
+    ObjectClient,
+)
 from cgpu.errors import AmountError, CgpuError, ClaimError, ClusterError, RefusedError
 from cgpu.k8s import names
 from cgpu.k8s.ack_pods import Rules, asks_anything, translate, workload_warnings
-from cgpu.k8s.claim_check import CLASSES, Asked, asked_of
+from cgpu.k8s.claim_check import CLASSES, Asked, asked_of, our_requests
+from cgpu.k8s.claim_users import check_pod, uses_of
+from cgpu.k8s.ignored_variables import disabling, told
 from cgpu.k8s.quantity import parse_quantity
 from cgpu.k8s.quota import Limits, limits_of
 from cgpu.k8s.quota_keeper import QuotaKeeper
@@ -26,6 +36,7 @@ PODS_PATH: Final = "/pods"
 CLAIMS_PATH: Final = "/claims"
 TEMPLATES_PATH: Final = "/templates"
 WORKLOADS_PATH: Final = "/workloads"
+POD_CLAIMS_PATH: Final = "/pod-claims"
 _AGAIN_S: Final = 2.0  # reviews wait for what is mirrored
 
 
@@ -66,6 +77,15 @@ class Mirrors:
         quotas = [kept for (place, _), kept in self._quotas.items().items() if place == namespace]
         return limits_of(self.labels(namespace), quotas)
 
+    def claim_spec(self, namespace: str, entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """What the claim of a pod's entry asks for; None: it is not there yet. Raises ClusterError."""
+        template, claim = entry.get("resourceClaimTemplateName"), entry.get("resourceClaimName")
+        if template:
+            found = self._api.get(CLAIM_TEMPLATES, namespace, template)
+            return None if found is None else found["spec"]["spec"]
+        found = self._api.get(CLAIMS, namespace, claim) if claim else None
+        return None if found is None else found["spec"]
+
     def sizes_mib(self) -> list[int]:
         """Memory of the cluster's cards, each size once."""
         return sorted({size for sizes in self._slices.items().values() for size in sizes})
@@ -89,6 +109,7 @@ class Admission:
             CLAIMS_PATH: self._claim,
             TEMPLATES_PATH: self._template,
             WORKLOADS_PATH: self._workload,
+            POD_CLAIMS_PATH: self._pod_claims,
         }
         answer = answers[path]
         request = parse_review(body)
@@ -115,6 +136,18 @@ class Admission:
         for share in done.shares:
             self.templates.ensure(share, request.namespace, dry_run=request.dry_run)
         return Answer(done.patch, done.warnings)
+
+    def _pod_claims(self, request: Request) -> Answer:
+        """Whether each container has one share, and what it asks for in vain."""
+        ours = {
+            entry["name"]: our_requests(spec, self.classes)
+            for entry in request.obj["spec"].get("resourceClaims") or ()
+            if (spec := self.mirrors.claim_spec(request.namespace, entry)) is not None
+        }
+        check_pod(request.obj, ours)
+        users = {use.container for use in uses_of(request.obj) if ours.get(use.claim)}
+        containers = [name for name in disabling(request.obj) if name in users]
+        return Answer(warnings=[told(containers)] if containers else ())
 
     def _claim(self, request: Request) -> Answer:
         if request.operation != CREATE:

@@ -43,6 +43,20 @@ class Asked:
         )
 
 
+def our_requests(spec: Object, classes: Collection[str] = CLASSES) -> list[str]:
+    """The names of a claim's requests that our cards can serve."""
+    return [
+        request["name"]
+        for request in (spec.get("devices") or {}).get("requests") or ()
+        if any(option.get("deviceClassName") in classes for option in _options(request))
+    ]
+
+
+def _options(request: Object) -> Sequence[Object]:
+    exactly = request.get("exactly")
+    return [exactly] if exactly else request.get("firstAvailable") or ()
+
+
 def asked_of(spec: Object, where: str, classes: Collection[str] = CLASSES) -> Asked:
     """What the spec asks for. ``where`` names the claim in errors.
 
@@ -51,12 +65,10 @@ def asked_of(spec: Object, where: str, classes: Collection[str] = CLASSES) -> As
     devices = spec.get("devices") or {}
     total = Asked()
     for request in devices.get("requests") or ():
-        exactly = request.get("exactly")
-        options = [exactly] if exactly else request.get("firstAvailable") or ()
-        ours = [option for option in options if option.get("deviceClassName") in classes]
+        ours = [option for option in _options(request) if option.get("deviceClassName") in classes]
         if not ours:
             continue
-        total += _request(ours, f"{where}: request {request['name']}", is_choice=not exactly)
+        total += _request(ours, f"{where}: request {request['name']}", is_choice=not request.get("exactly"))
         total += _favours(devices.get("config") or (), request, where)
     return total
 

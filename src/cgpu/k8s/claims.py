@@ -1,23 +1,27 @@
 """What an allocated ResourceClaim gives to whom on this node. Pure.
 
-A tenant is made for every request of a claim: a container has one region, and uses the cards of one
-request. Where the request counts several cards, the tenant has a share of each.
+A container has one region, and so is in one tenant. Where containers name a request of the claim each, a tenant
+is made for every request; where they use the claim as a whole, one for all of it. A tenant has a share of each of its
+cards, as large as all that was given of the card.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from cgpu.errors import ClaimError
 from cgpu.k8s import names
 from cgpu.k8s.quantity import parse_quantity
-from cgpu.model.units import WEIGHT_MAX
+from cgpu.model.container import CLAIM_TENANT_PREFIX
+from cgpu.model.tenant import Share
+from cgpu.model.units import COMPUTE_PERCENT_MAX, WEIGHT_MAX
 
 Object = Mapping[str, Any]
 _BOUNDS: Final = {"weight": (1, WEIGHT_MAX), "priority": (0, 1), "computeLimitPercent": (1, 100)}
-_TENANT_PREFIX: Final = "k8s-"
+WHOLE: Final = "all"
+"""The key of the part that is a whole claim of several requests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,57 @@ class RequestShare:
     compute_limit_percent: int | None = None
     asks_compute: bool = False  # else its percentage is the device's default
 
+    @property
+    def base(self) -> str:
+        """The request's own name, whichever of its alternatives was chosen: what containers name."""
+        return self.request.partition("/")[0]
+
+    def limit_percent(self, card: CardShare) -> int | None:
+        """Of a card's time. Who asks for compute has that and no more, as on ACK; its parameters may say otherwise."""
+        if self.compute_limit_percent is not None:
+            return self.compute_limit_percent
+        return card.compute_percent if self.asks_compute else None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What of a claim is one tenant."""
+
+    key: str  # the end of its names
+    requests: tuple[RequestShare, ...]
+
+    def on_cards(self) -> Mapping[str, Share]:
+        """By the devices' names, in their order; the shares name devices in place of cards.
+
+        What two requests have of one card is one share, as large as both.
+        """
+        found: dict[str, Share] = {}
+        for request in self.requests:
+            for card in request.cards:
+                share = Share(
+                    gpu_uuid=card.device,
+                    memory_bytes=card.memory_bytes,
+                    compute_percent=card.compute_percent,
+                    compute_limit_percent=request.limit_percent(card),
+                    weight=request.weight,
+                    priority=request.priority,
+                )
+                known = found.get(card.device)
+                found[card.device] = share if known is None else _together(known, share)
+        return found
+
+
+def _together(one: Share, other: Share) -> Share:
+    limits = one.compute_limit_percent, other.compute_limit_percent
+    return replace(
+        one,
+        memory_bytes=one.memory_bytes + other.memory_bytes,
+        compute_percent=(one.compute_percent or 0) + (other.compute_percent or 0) or None,
+        compute_limit_percent=None if None in limits else min(sum(filter(None, limits)), COMPUTE_PERCENT_MAX),
+        weight=max(one.weight, other.weight),
+        priority=max(one.priority, other.priority),
+    )
+
 
 @dataclass(frozen=True, slots=True)
 class ClaimShares:
@@ -52,18 +107,29 @@ class ClaimShares:
     uid: str
     requests: tuple[RequestShare, ...] = ()
 
-    def tenant_id(self, number: int) -> str:
-        """The tenant of the request with this number, from 0."""
-        return f"{tenant_prefix(self.uid)}{number}"
+    def parts(self, *, whole: bool) -> tuple[Part, ...]:
+        """What becomes a tenant each: the requests, or, where containers use the claim as a whole, all of it."""
+        if whole and len(self.requests) > 1:
+            return (Part(WHOLE, self.requests),)
+        return tuple(Part(str(number), (request,)) for number, request in enumerate(self.requests))
 
-    def cdi_name(self, number: int) -> str:
-        """The CDI device of that request; made of the claim's uid, so that no name comes twice."""
-        return f"{self.uid}-{number}"
+    def tenant_id(self, part: Part) -> str:
+        """The part's tenant."""
+        return f"{tenant_prefix(self.uid)}{part.key}"
+
+    def tenant_name(self, part: Part) -> str:
+        """What people call it: the claim, and where its requests have a tenant each, the request."""
+        name = f"{self.namespace}/{self.name}"
+        return name if len(part.requests) == len(self.requests) else f"{name}/{part.requests[0].base}"
+
+    def cdi_name(self, part: Part) -> str:
+        """The part's CDI device; made of the claim's uid, so that no name comes twice."""
+        return f"{self.uid}-{part.key}"
 
 
 def tenant_prefix(uid: str) -> str:
     """What the ids of all tenants of a claim begin with."""
-    return f"{_TENANT_PREFIX}{uid}-"
+    return f"{CLAIM_TENANT_PREFIX}{uid}-"
 
 
 def shares_of(claim: Object, uid: str) -> ClaimShares:

@@ -1,4 +1,7 @@
-"""Tells pods that wait for shares of GPUs why: an event on the pod, once per change of the reason, from one leader."""
+"""Tells pods that wait for shares of GPUs why: an event on the pod, once per change of the reason, from one leader.
+
+The same leader tells pods of what they ask for in vain (``ignored_variables``).
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from cgpu.errors import CgpuError
 from cgpu.k8s import names, pending_event
 from cgpu.k8s.allocations import Use, parse_uses, picture
 from cgpu.k8s.asks import ClaimAsk, claims_of, parse_asks
+from cgpu.k8s.ignored_variables import IgnoredVariables
 from cgpu.k8s.offers import parse_slice
 from cgpu.k8s.pending import PodPlace, is_unschedulable, parse_node, parse_place, shortage
 from cgpu.k8s.pending_event import Regarding, Told
@@ -69,7 +73,8 @@ class Explainer:
         self._slices = Mirror(api, SLICES, parse_slice, self.wake, fields=fields)
         self._claims = Mirror(api, CLAIMS, _claim, self.wake)
         self._nodes = Mirror(api, NODES, parse_node, self.wake)
-        self._pods = Mirror(api, PODS, _waiting, self.wake, fields=_UNPLACED)
+        self._pods = Mirror(api, PODS, self._pod, self.wake, fields=_UNPLACED)
+        self._ignored = IgnoredVariables(api, instance, clock)
         self._mirrors: Sequence[Mirror[Any]] = (self._slices, self._claims, self._nodes, self._pods)
 
     def wake(self) -> None:
@@ -103,10 +108,13 @@ class Explainer:
         """One round. Raises ClusterError."""
         if not self._leads() or not all(mirror.synced.is_set() for mirror in self._mirrors):
             self._told = None
+            self._ignored.forget()
             return
         if self._told is None:
+            self._ignored.begin()
             events, _ = self._api.list(EVENTS, fields=pending_event.SELECTOR)
             self._told = pending_event.told_by(events, self._clock())
+        self._ignored.tell(lambda namespace, claim: self._claims.get(namespace, claim) is not None)
         waiting = self._pods.items().values()
         there = {one.pod.uid for one in waiting}
         self._told = {uid: told for uid, told in self._told.items() if uid in there}
@@ -116,6 +124,10 @@ class Explainer:
                 self._wake.set()
                 return
             written += self._tell(pod, reason, self._told)
+
+    def _pod(self, pod: Object) -> _Waiting | None:
+        self._ignored.see(pod)
+        return _waiting(pod)
 
     def _reasons(self, waiting: Iterable[_Waiting]) -> list[tuple[Regarding, Reason]]:
         """Pods of the same form have the same reason: it is found once."""

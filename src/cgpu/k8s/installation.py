@@ -103,7 +103,8 @@ def _driver(seen: Seen) -> Check:
     if silent:
         more = f" and {len(silent) - _SHOWN} more" if len(silent) > _SHOWN else ""
         rule = f"labelled for sharing, and offering no GPU: {', '.join(silent[:_SHOWN])}{more}"
-        return _made(name, Verdict.UNSUPPORTED, value, rule, "look at the agent's pod and log on these nodes")
+        advice = "look at these Nodes' events (GpuSharingRefused), and at the agent's pod and log there"
+        return _made(name, Verdict.UNSUPPORTED, value, rule, advice)
     return _made(name, Verdict.SUPPORTED, value, "every labelled node has registered and offers its GPUs")
 
 

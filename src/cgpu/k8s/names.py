@@ -31,7 +31,7 @@ NUMA_NODE: Final = "resource.kubernetes.io/numaNode"
 """Kubernetes' own attribute."""
 
 UNHEALTHY: Final = "gpu.cgpu.dev/unhealthy"
-"""Key of the taint on a card that does not answer."""
+"""Key of the taint on a card that is not well."""
 
 # ACK's interface: resources and labels of pods.
 ACK_MEMORY: Final = "aliyun.com/gpu-mem"
@@ -66,6 +66,12 @@ TEMPLATE_OF_ACK: Final = "ack"
 
 UNUSED_SINCE: Final = "cgpu.dev/unused-since"
 """Annotation of such a template: the time (RFC 3339) since which no pod uses it."""
+
+SECRET: Final = "cgpu-webhook-certificate"
+"""In which the webhook's replicas share their certificate."""
+
+LEASE: Final = "cgpu-controller"
+"""By which the controller's replicas agree on who leads."""
 
 PARAMETERS_VERSION: Final = "gpu.cgpu.dev/v1"
 PARAMETERS_KIND: Final = "ShareParameters"

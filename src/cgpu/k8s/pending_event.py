@@ -62,21 +62,24 @@ def is_due(reason: Reason, told: Told | None, now: float) -> bool:
 
 def document(pod: Regarding, reason: Reason, instance: str) -> dict[str, Any]:
     """The event (events.k8s.io/v1)."""
-    digest = hashlib.sha256(f"{pod.uid} {reason.note}".encode()).hexdigest()[:_DIGITS]
+    event = about(pod, instance, reason=REASON, action="Scheduling", note=reason.note)
+    event["metadata"]["annotations"] = {_LIMITS: ",".join(reason.kinds)}
+    return event
+
+
+def about(pod: Regarding, instance: str, *, reason: str, action: str, note: str) -> dict[str, Any]:
+    """A warning of ours on a pod."""
+    digest = hashlib.sha256(f"{pod.uid} {note}".encode()).hexdigest()[:_DIGITS]
     name = pod.name[: _NAME_MAX - _DIGITS - 1].rstrip("-.")
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
-        "metadata": {
-            "namespace": pod.namespace,
-            "name": f"{name}.{digest}",
-            "annotations": {_LIMITS: ",".join(reason.kinds)},
-        },
+        "metadata": {"namespace": pod.namespace, "name": f"{name}.{digest}"},
         "eventTime": _now(),
         "type": "Warning",
-        "reason": REASON,
-        "action": "Scheduling",
-        "note": reason.note,
+        "reason": reason,
+        "action": action,
+        "note": note,
         "regarding": {"apiVersion": "v1", "kind": "Pod", "namespace": pod.namespace, "name": pod.name, "uid": pod.uid},
         "reportingController": CONTROLLER,
         "reportingInstance": instance[:_INSTANCE_MAX],

@@ -47,6 +47,8 @@ class Held:
 
     uid: str
     asked: Asked
+    version: int = 0
+    """Its resource version."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,26 @@ def waiting_of(reservations: Iterable[Reservation], held: Iterable[Held], now: f
     return [row for row in reservations if row.uid not in stored and row.until > now]
 
 
+def seen_of(reservations: Iterable[Reservation], held: Iterable[Held], seen: int) -> int:
+    """The version that a copy of the claims must have reached to be counted with.
+
+    It is for the time when these reservations have been written again without those of claims that are stored;
+    ``seen`` is what it was before.
+    """
+    reserved = {row.uid for row in reservations}
+    return max([seen, *(claim.version for claim in held if claim.uid in reserved)])
+
+
+def may_count_with_copy(reservations: Iterable[Reservation], held: Iterable[Held], now: float) -> bool:
+    """Whether a copy of the claims that has reached the version is enough.
+
+    Where a reservation has ended and the copy has no claim for it, the claim may be one that the copy does not
+    have yet.
+    """
+    stored = {claim.uid for claim in held}
+    return all(row.uid in stored or row.until > now for row in reservations)
+
+
 def check(limits: Limits, held: Iterable[Held], waiting: Sequence[Reservation], asked: Asked) -> None:
     """Raise QuotaError where what is asked for is beyond a limit."""
     if asked.unbounded:
@@ -144,7 +166,8 @@ def _least(hard: Sequence[Mapping[str, Any]], name: str) -> int | None:
 
 def held_of(claim: Object, classes: Collection[str] = CLASSES) -> Held:
     """What a stored claim has of our cards; ``classes`` are the DeviceClasses of ours."""
-    return Held(claim["metadata"]["uid"], _asked(claim, classes))
+    metadata = claim["metadata"]
+    return Held(metadata["uid"], _asked(claim, classes), int(metadata["resourceVersion"]))
 
 
 def _asked(claim: Object, classes: Collection[str]) -> Asked:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from cgpu.k8s import names
 from cgpu.k8s.isolation import Isolation, Placement, Sharing
-from cgpu.model.tenant import MAX_TENANTS_PER_GPU, Gpu
+from cgpu.model.tenant import MAX_TENANTS_PER_GPU, Gpu, Policy
 from cgpu.model.units import MIB
 
 Object = Mapping[str, Any]
@@ -20,6 +20,8 @@ API: Final = "resource.k8s.io/v1"
 DEVICES_PER_SLICE: Final = 64
 """With taints or without; the API server takes 128 where no device has a taint."""
 
+_NO_LAYER: Final = "none"
+_NO_POLICY: Final = Policy.NATIVE.name.lower()
 _UUID_DIGITS: Final = 8
 _UUID_PREFIX: Final = "GPU-"
 _NAME_MAX: Final = 253
@@ -145,14 +147,16 @@ def _device(card: Card, isolation: Isolation, name: str) -> dict[str, Any]:
         # Who asks for none is promised a slice all the same; so the scheduler has to count it.
         least = str(100 // card.tenants_max)
         capacity[names.COMPUTE] = _range("100", "1", least, minimum=least)
+    # Without isolation nothing holds a tenant to its memory, and nothing but the driver divides the time.
+    layer, policy = (_NO_LAYER, _NO_POLICY) if isolation is Isolation.NONE else (card.memory_layer, card.policy)
     attributes: dict[str, Any] = {
         names.UUID: {"string": card.gpu.uuid},
         names.INDEX: {"int": card.gpu.index},
         names.PRODUCT: {"string": card.gpu.name},
         names.DRIVER_VERSION: {"version": _version(card.gpu.driver_version)},
         names.ISOLATION: {"string": isolation.value},
-        names.MEMORY_LAYER: {"string": card.memory_layer},
-        names.POLICY: {"string": card.policy},
+        names.MEMORY_LAYER: {"string": layer},
+        names.POLICY: {"string": policy},
         names.SIMULATED: {"bool": card.gpu.simulated},
     }
     if card.numa_node is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -42,8 +42,8 @@ class Round:
     """Shares whose templates are missed, by namespace."""
 
 
-def decide(templates: Iterable[Object], pods: Iterable[Object], now: datetime) -> Round:
-    """What is to be done with our templates, by the pods that there are."""
+def decide(templates: Iterable[Object], pods: Iterable[Object], now: datetime, sizes_mib: Sequence[int] = ()) -> Round:
+    """What is to be done with our templates, by the pods that there are, and the cluster's cards."""
     used = _used(pods)
     there: set[tuple[str, str]] = set()
     mark, unmark, delete = [], [], []
@@ -60,7 +60,7 @@ def decide(templates: Iterable[Object], pods: Iterable[Object], now: datetime) -
         elif now - since >= WAIT:
             delete.append((*key, metadata["resourceVersion"]))
     missed = sorted(used - there)
-    make = [(namespace, share) for namespace, name in missed if (share := share_named(name)) is not None]
+    make = [(namespace, share) for namespace, name in missed if (share := share_named(name, sizes_mib)) is not None]
     return Round(tuple(mark), tuple(unmark), tuple(delete), tuple(make))
 
 
@@ -92,7 +92,11 @@ def _time(text: str | None) -> datetime | None:
 class TemplateCollector:
     """``run`` in a thread."""
 
-    def __init__(self, api: ObjectClient, own_namespace: str) -> None:
+    def __init__(
+        self, api: ObjectClient, own_namespace: str, sizes_mib: Callable[[], Sequence[int]] = lambda: ()
+    ) -> None:
+        """``sizes_mib`` tells the memory of the cluster's cards."""
+        self._sizes_mib = sizes_mib
         self._api = api
         self._own_namespace = own_namespace
         self._stopping = threading.Event()
@@ -113,7 +117,7 @@ class TemplateCollector:
         """Look, and do what is to be done. Raises ClusterError."""
         # The templates first: a pod that comes in between is seen, and the version tells a template that changed.
         templates, _ = self._api.list(CLAIM_TEMPLATES, labels=f"{names.TEMPLATE}={names.TEMPLATE_OF_ACK}")
-        todo = decide(templates, self._api.each(PODS, fields=_LIVING), now)
+        todo = decide(templates, self._api.each(PODS, fields=_LIVING), now, self._sizes_mib())
         for namespace, name in todo.mark:
             self._annotate(namespace, name, now.isoformat(timespec="seconds"))
         for namespace, name in todo.unmark:

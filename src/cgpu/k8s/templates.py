@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from cgpu.errors import ClaimError
@@ -24,7 +25,7 @@ _GIB_MIB: Final = 1024
 _DIGEST: Final = 10
 _AMOUNTS: Final = re.compile(r"cgpu-[mp][0-9]+(?:-c[0-9]+)?-n[0-9]+(?=-)")
 _NAME: Final = re.compile(
-    r"cgpu-m([0-9]{1,9})(?:-c([0-9]{1,3}))?-n([0-9]{1,2})(?:-w([0-9]{1,4}))?(-high)?-[0-9a-f]{10}"
+    r"cgpu-([mp])([0-9]{1,9})(?:-c([0-9]{1,3}))?-n([0-9]{1,2})(?:-w([0-9]{1,4}))?(-high)?-[0-9a-f]{10}"
 )
 # Fields that change what a template means, by the API of Kubernetes 1.37. One of them beside ours is another
 # content; a field that a later server fills in by itself is not.
@@ -117,22 +118,34 @@ def template(share: Share, namespace: str) -> dict[str, Any]:
     }
 
 
-def share_named(name: str) -> Share | None:
+def share_named(name: str, sizes_mib: Sequence[int] = ()) -> Share | None:
     """The share whose template has that name; None: it is not one of ours, or tells too little.
 
-    What a proportional share's template says depends on the cluster's cards, which a name does not tell.
+    What a proportional share's template says depends on the cluster's cards. The name's digest tells which they were,
+    where they are among those that there are now, ``sizes_mib``.
     """
     match = _NAME.fullmatch(name)
     if match is None:
         return None
-    memory, compute, cards, weight, high = match.groups()
+    unit, memory, compute, cards, weight, high = match.groups()
     share = Share(int(memory), int(compute) if compute else None, int(cards), int(weight or 1), bool(high))
+    if unit == "p":
+        return next((one for one in _proportional(share, sizes_mib) if name_of(one) == name), None)
     return share if name_of(share) == name else None
+
+
+def _proportional(share: Share, sizes_mib: Sequence[int]) -> Iterator[Share]:
+    """The share on all cards that could give it, then on some of them: others may have come since it was named."""
+    fitting = fitting_sizes(sizes_mib, share.memory_mib)
+    for count in range(len(fitting), 0, -1):
+        for sizes in itertools.combinations(fitting, count):
+            yield replace(share, card_sizes_mib=sizes)
 
 
 def has_form_of_ours(name: str) -> bool:
     """Whether a template's name says that it is one of ours with exact amounts."""
-    return _NAME.fullmatch(name) is not None
+    match = _NAME.fullmatch(name)
+    return match is not None and match[1] == "m"
 
 
 def check_content(wanted: Object, found: Object) -> None:

@@ -70,11 +70,13 @@ def serve(
     Raises ClusterError: the cluster does not answer, or the address or certificate cannot be used.
     """
     mirrors = Mirrors(api)
-    admission = Admission(rules, mirrors, TemplateKeeper(api), QuotaKeeper(api, own_namespace, classes), classes)
-    collector = TemplateCollector(api, own_namespace)
+    quotas = QuotaKeeper(api, own_namespace, classes)
+    admission = Admission(rules, mirrors, TemplateKeeper(api), quotas, classes)
+    collector = TemplateCollector(api, own_namespace, mirrors.sizes_mib)
     with contextlib.ExitStack() as undo:
         undo.callback(api.close)
         undo.callback(mirrors.stop)
+        undo.callback(quotas.stop)
         mirrors.start(_SYNC_S)
         for work in (collector, certificates):
             if work is not None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from cgpu.k8s import names
 from cgpu.k8s.webhook_configuration import MUTATING, VALIDATING, Service
 
 Object = dict[str, Any]
 _API = "rbac.authorization.k8s.io/v1"
 
 
-def access(service: Service, secret: str = "cgpu-webhook-certificate") -> list[Object]:
+def access(service: Service, secret: str = names.SECRET) -> list[Object]:
     """Roles and their bindings. An empty ``secret``: it makes no certificate of its own."""
     name = service.account
     subject = {"kind": "ServiceAccount", "name": name, "namespace": service.namespace}
@@ -54,7 +55,8 @@ _CLUSTER = [
     _rule("", "resourcequotas", ("list", "watch")),  # those on ACK's resources go on to hold
     _rule("", "pods", ("list",)),  # which templates are used
     _rule("resource.k8s.io", "resourceslices", ("list", "watch")),  # how large the cards are
-    _rule("resource.k8s.io", "resourceclaims", ("list", "watch")),  # what a namespace has of its quota
+    # What a namespace has of its quota, and which requests the claims of a pod have.
+    _rule("resource.k8s.io", "resourceclaims", ("get", "list", "watch")),
     # Made when a pod needs one, marked when no pod does, and deleted.
     _rule("resource.k8s.io", "resourceclaimtemplates", ("get", "list", "create", "patch", "delete")),
 ]

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cgpu.k8s import names
-from cgpu.k8s.admission import CLAIMS_PATH, PODS_PATH, TEMPLATES_PATH, WORKLOADS_PATH
+from cgpu.k8s.admission import CLAIMS_PATH, POD_CLAIMS_PATH, PODS_PATH, TEMPLATES_PATH, WORKLOADS_PATH
 from cgpu.k8s.claim_check import CLASSES
+from cgpu.k8s.ignored_variables import VARIABLE
 
 Object = dict[str, Any]
 MUTATING: Final = "cgpu-pods"
@@ -58,6 +59,7 @@ def configurations(service: Service, ca_bundle: bytes = b"") -> tuple[Object, Ob
             _claims(service, ca_bundle),
             _claim_templates(service, ca_bundle),
             _workloads(service, ca_bundle),
+            _pod_claims(service, ca_bundle),
         ],
     }
     return mutating, validating
@@ -116,6 +118,27 @@ def _workloads(service: Service, ca_bundle: bytes) -> Object:
                 "name": "its-pods-ask-for-gpu-memory-or-compute-of-ack",
                 "expression": f"has(object.spec.template) ? ({_asks(template)})"
                 f" : has(object.spec.jobTemplate) && ({_asks(job)})",
+            }
+        ],
+    }
+
+
+def _pod_claims(service: Service, ca_bundle: bytes) -> Object:
+    many = "size(c.resources.claims) > 1 || c.resources.claims.exists(k, has(k.request))"
+    disabling = f"(has(c.env) && c.env.exists(e, e.name == '{VARIABLE}'))"
+    has = f"has(c.resources) && has(c.resources.claims) && ({many} || {disabling})"
+    return {
+        **_webhook("pod-claims.cgpu.dev", service, POD_CLAIMS_PATH, ca_bundle),
+        # The node refuses what this would; pods with other drivers' claims must not wait for us.
+        "failurePolicy": "Ignore",
+        "sideEffects": "None",
+        "timeoutSeconds": 3,
+        "rules": [_rule("", ("pods",), ("CREATE",))],
+        "matchConditions": [
+            {
+                "name": "a-container-may-have-two-shares-or-disables-its-own",
+                "expression": f"object.spec.containers.exists(c, {has})"
+                f" || (has(object.spec.initContainers) && object.spec.initContainers.exists(c, {has}))",
             }
         ],
     }

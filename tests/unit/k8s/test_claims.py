@@ -6,6 +6,7 @@ import pytest
 
 from cgpu.errors import AmountError, ClaimError
 from cgpu.k8s.claims import CardShare, RequestShare, shares_of
+from cgpu.model.tenant import Share
 from cgpu.model.units import GIB
 
 UID = "5f0d1a2b-0000-4000-8000-000000000001"
@@ -43,7 +44,8 @@ def test_amounts_become_a_share():
     assert shares.requests == (
         RequestShare("gpu", "node-a", (CardShare("gpu-0a", "s-1", 8 * GIB, 30),), asks_compute=True),
     )
-    assert shares.tenant_id(0) == f"k8s-{UID}-0"
+    (part,) = shares.parts(whole=True)
+    assert (shares.tenant_id(part), shares.tenant_name(part)) == (f"k8s-{UID}-0", "team/web-gpu-x")
 
 
 def test_no_compute_is_no_percentage():
@@ -64,6 +66,33 @@ def test_cards_of_one_request_are_one_tenant_and_requests_are_several():
         ("a", ["gpu-0a", "gpu-0b"]),
         ("b", ["gpu-0a"]),
     ]
+
+
+def test_requests_are_a_tenant_each_or_one_together():
+    shares = shares_of(claim(result("a", "gpu-0a"), result("b/small", "gpu-0b", "2Gi")), UID)
+    assert [(shares.tenant_id(part), shares.tenant_name(part)) for part in shares.parts(whole=False)] == [
+        (f"k8s-{UID}-0", "team/web-gpu-x/a"),
+        (f"k8s-{UID}-1", "team/web-gpu-x/b"),
+    ]
+    (part,) = shares.parts(whole=True)
+    assert (shares.tenant_id(part), shares.tenant_name(part)) == (f"k8s-{UID}-all", "team/web-gpu-x")
+    assert {device: share.memory_bytes for device, share in part.on_cards().items()} == {
+        "gpu-0a": 8 * GIB,
+        "gpu-0b": 2 * GIB,
+    }
+
+
+def test_what_two_requests_have_of_one_card_is_one_share():
+    config = [parameters({"weight": 7, "computeLimitPercent": 60}, "a"), parameters({"priority": 1}, "b")]
+    made = claim(result("a", compute="30"), result("b", memory="2Gi", compute="40"), config=config)
+    made["spec"]["devices"]["requests"] = [
+        {"name": name, "exactly": {"capacity": {"requests": {"compute": "30"}}}} for name in ("a", "b")
+    ]
+    (part,) = shares_of(made, UID).parts(whole=True)
+    assert part.on_cards() == {"gpu-0a": Share("gpu-0a", 10 * GIB, 70, 100, 7, 1)}
+    unlimited = claim(result("a"), result("b"), config=[parameters({"computeLimitPercent": 60}, "a")])
+    (part,) = shares_of(unlimited, UID).parts(whole=True)
+    assert part.on_cards() == {"gpu-0a": Share("gpu-0a", 16 * GIB)}
 
 
 def test_a_percentage_that_nobody_asked_for_is_the_devices_own():

@@ -22,7 +22,10 @@ from cgpu.model.units import GIB
 
 
 def claim(uid: str, gib: int) -> dict[str, Any]:
-    return {"metadata": {"uid": uid}, "spec": template(Share(gib * 1024), "team")["spec"]["spec"]}
+    return {
+        "metadata": {"uid": uid, "resourceVersion": "1"},
+        "spec": template(Share(gib * 1024), "team")["spec"]["spec"],
+    }
 
 
 def admit(
@@ -88,7 +91,7 @@ def test_what_cannot_be_counted_is_refused():
 def test_a_claim_without_an_amount_counts_by_what_it_was_given():
     row = {"driver": "gpu.cgpu.dev", "consumedCapacity": {"gpu.cgpu.dev/memory": "14Gi", "compute": "5"}}
     whole = {
-        "metadata": {"uid": "w"},
+        "metadata": {"uid": "w", "resourceVersion": "1"},
         "spec": {"devices": {"requests": [{"name": "gpu", "exactly": {"deviceClassName": "gpu.cgpu.dev"}}]}},
         "status": {"allocation": {"devices": {"results": [row, row | {"driver": "other"}]}}},
     }

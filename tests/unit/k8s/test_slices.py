@@ -58,6 +58,13 @@ def test_without_isolation_of_compute_none_can_be_asked_for():
     assert "compute" not in device["capacity"]
 
 
+def test_without_isolation_nothing_is_said_to_enforce_anything():
+    (device,) = devices([card(0)], Sharing(Isolation.NONE, Placement.BINPACK), {})
+    said = {name: device["attributes"][name]["string"] for name in ("isolation", "memoryLayer", "policy")}
+    assert said == {"isolation": "none", "memoryLayer": "none", "policy": "native"}
+    assert device["capacity"].keys() == {"memory", "shares"}
+
+
 @given(st.integers(MIB, 1 << 40))
 def test_amounts_are_multiples_of_their_steps(memory_bytes: int):
     """Else the API server refuses the slice."""

@@ -62,3 +62,11 @@ def test_a_mark_that_is_no_time_or_still_to_come_is_set_anew():
 def test_ledgers_of_namespaces_that_are_gone_go():
     rows = [{"metadata": {"name": name}} for name in ("cgpu-quota-a", "cgpu-quota-b", "else")]
     assert stale_ledgers(rows, {"b"}) == ["cgpu-quota-a"]
+
+
+def test_a_missed_template_of_a_proportional_share_is_made_again_while_its_cards_are_there():
+    share = Share(3072, card_sizes_mib=(15079, 40536))
+    missed = [pod(name_of(share))]
+    assert decide([], missed, NOW, (15079, 40536)) == Round(make=(("team", share),))
+    assert decide([], missed, NOW, (8192, 15079, 23028, 40536)) == Round(make=(("team", share),))  # others have come
+    assert decide([], missed, NOW, (15079,)) == Round()

@@ -53,6 +53,7 @@ def test_a_proportional_share_has_an_alternative_for_each_size_of_card():
     assert has_amounts_of(name_of(share), Share(3072))
     assert not has_amounts_of(name_of(share), Share(4096))
     assert share_named(name_of(share)) is None
+    assert share_named(name_of(share), (8192, *share.card_sizes_mib)) == share
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ def test_kube_system_and_our_own_namespace_are_never_asked_about():
 def test_what_fails_closed_is_only_asked_about_what_is_ours():
     for webhook in webhooks():
         assert webhook["matchConditions"]
-        assert webhook["failurePolicy"] == ("Ignore" if webhook["name"] == "workloads.cgpu.dev" else "Fail")
+        only_tells = webhook["name"] in ("workloads.cgpu.dev", "pod-claims.cgpu.dev")
+        assert webhook["failurePolicy"] == ("Ignore" if only_tells else "Fail")
         assert webhook["clientConfig"]["caBundle"] == base64.b64encode(b"pem").decode()
 
 
