@@ -1,4 +1,4 @@
-"""Build hook: compile the C libraries and put them into the wheel as data of the package.
+"""Build hook: compile the C libraries and put them into the wheel as data of the package, and the Helm chart too.
 
 The libraries are plain C and load on any glibc from 2.17 on, with any Python, so the tag is
 py3-none-manylinux_2_17. CGPU_BUILD_ARCH=aarch64 (or x86_64) builds a wheel for another machine.
@@ -31,6 +31,7 @@ class NativeBuildHook(BuildHookInterface[Any]):
         else:
             out = root / "build" / f"wheel-{arch}"
             build_data["force_include"][str(out)] = "cgpu/_native"
+            build_data["force_include"][str(root / "deploy" / "helm" / "cgpu")] = "cgpu/k8s/chart"
         build = [
             sys.executable,
             str(root / "native" / "build.py"),

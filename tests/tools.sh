@@ -1,6 +1,6 @@
 #!/bin/sh
 # What the tests need beside Python packages, installed where CI runs as root: a C compiler with the run-time
-# libraries of its sanitizers, busybox, systemd, and the container engines of Debian or Ubuntu. Go builds containerd
+# libraries of its sanitizers, valgrind, busybox, systemd, and the container engines of Debian or Ubuntu. Go builds containerd
 # and Kubernetes.
 #
 #   tests/tools.sh PYTHON    PYTHON: of the virtual environment, which gets Go where the machine has none
@@ -15,9 +15,9 @@ absent() {
   return 1
 }
 
-if absent cc busybox docker dockerd podman runc crun conmon fusermount3 newuidmap ip nft pgrep systemctl systemd-analyze ||
+if absent cc valgrind busybox docker dockerd podman runc crun conmon buildah debootstrap fusermount3 newuidmap ip nft pgrep systemctl systemd-analyze ||
   [ ! -x /usr/lib/cni/bridge ]; then
-  echo "installing gcc, busybox, docker, podman, runc, crun, fuse3, systemd and the plugins of container networks"
+  echo "installing gcc, valgrind, busybox, docker, podman, buildah, debootstrap, runc, crun, fuse3, systemd and the plugins of container networks"
   # The tests start their own engines; none is to be started as a service.
   policy=/usr/sbin/policy-rc.d
   if [ ! -e $policy ]; then
@@ -27,7 +27,7 @@ if absent cc busybox docker dockerd podman runc crun conmon fusermount3 newuidma
   fi
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-    gcc libc6-dev busybox-static docker.io podman runc crun conmon fuse3 uidmap iproute2 iptables nftables \
+    gcc libc6-dev valgrind busybox-static docker.io podman buildah debootstrap runc crun conmon fuse3 uidmap iproute2 iptables nftables \
     procps systemd containernetworking-plugins >/dev/null
 fi
 

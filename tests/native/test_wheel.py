@@ -44,3 +44,7 @@ def test_wheel_has_the_libraries_of_its_architecture(arch: str, tmp_path: Path) 
         name for name in names if name.startswith(("tests/", "native/")) or name.endswith((".c", ".h", ".pyc"))
     } == set()
     assert "cgpu/sim/profiles/t4.toml" in names
+    chart = build.ROOT / "deploy" / "helm" / "cgpu"
+    assert {str(path.relative_to(chart)) for path in chart.rglob("*") if path.is_file()} == {
+        name.removeprefix("cgpu/k8s/chart/") for name in names if name.startswith("cgpu/k8s/chart/")
+    }

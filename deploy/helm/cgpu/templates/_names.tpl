@@ -36,3 +36,38 @@ podAntiAffinity:
         topologyKey: kubernetes.io/hostname
         labelSelector: {matchLabels: {app.kubernetes.io/name: cgpu, app.kubernetes.io/component: {{ . }}}}
 {{- end }}
+
+{{- /* Of a Job; ends within its container, which gets its arguments behind it. */}}
+{{- define "cgpu.uninstallSpec" -}}
+backoffLimit: 0
+template:
+  metadata:
+    labels:
+      app.kubernetes.io/name: cgpu
+      app.kubernetes.io/instance: {{ .Release.Name }}
+      app.kubernetes.io/component: uninstall
+  spec:
+    serviceAccountName: cgpu-uninstall
+    restartPolicy: Never
+    securityContext: {{- include "cgpu.restricted" . | nindent 6 }}
+    {{- with .Values.imagePullSecrets }}
+    imagePullSecrets: {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- with .Values.controller.nodeSelector }}
+    nodeSelector: {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- with .Values.controller.tolerations }}
+    tolerations: {{- toYaml . | nindent 6 }}
+    {{- end }}
+    volumes:
+      - name: tmp
+        emptyDir: {}
+    containers:
+      - name: uninstall
+        image: {{ include "cgpu.image" . }}
+        imagePullPolicy: {{ .Values.image.pullPolicy }}
+        securityContext: {{- include "cgpu.restrictedContainer" . | nindent 10 }}
+        resources: {{- toYaml .Values.controller.resources | nindent 10 }}
+        volumeMounts:
+          - {name: tmp, mountPath: /tmp}
+{{- end }}
