@@ -42,9 +42,12 @@ _CGROUPS: Final = ("docker", "libpod_parent", "cgpu-e2e", "default")
 def eventually(condition: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
     """Wait for what another process is about to do; fail when it does not."""
     deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"it did not happen: {what}"
-        time.sleep(0.02)
+    while True:
+        began = time.monotonic()
+        if condition():
+            return
+        assert began < deadline, f"it did not happen: {what}"
+        time.sleep(max(0.02, time.monotonic() - began))  # looking takes time from what is waited for
 
 
 Process = subprocess.Popen[str]
@@ -95,12 +98,13 @@ class Host:
         return ["nsenter", f"--target={self.first}", "--mount", "--net", "--pid", "--", *command]
 
     def run(
-        self, *command: str, check: bool = False, env: Mapping[str, str] | None = None, text_in: str = ""
-    ) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end. With ``check``, one that fails fails the test with its own words."""
+        self, *command: str, check: bool = False, env: Mapping[str, str] | None = None, text_in: str = "",
+        seconds: float = SECONDS,
+    ) -> subprocess.CompletedProcess[str]:  # fmt: skip
+        """Run a command to its end, for so many seconds at most. With ``check``, one that fails fails the test."""
         with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as error:  # a pipe is kept by a daemon
             ended = subprocess.run(
-                self.inside(command), env=env, input=text_in, stdout=out, stderr=error, text=True, timeout=SECONDS,
+                self.inside(command), env=env, input=text_in, stdout=out, stderr=error, text=True, timeout=seconds,
                 check=False,
             )  # fmt: skip
             for file in (out, error):

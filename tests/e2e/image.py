@@ -52,9 +52,9 @@ def make_rootfs(folder: Path) -> Path:
         (folder / "bin" / applet).symlink_to("busybox")
     for source in (CLIENTS / "quota.c", _LOAD):
         client = compile_c(folder / "client" / source.stem, [source], libraries=["-pthread"])
-        _copy_libraries(client, folder)
+        copy_libraries(client, folder)
     for library in (SHIM, SIMULATED_CUDA, SIMULATED_NVML):  # an image has the whole C library
-        _copy_libraries(native_library(library), folder)
+        copy_libraries(native_library(library), folder)
     return folder
 
 
@@ -77,7 +77,7 @@ def give(rootfs: Path, user: int) -> None:
         os.chown(path, user, user, follow_symlinks=False)
 
 
-def _copy_libraries(executable: Path, rootfs: Path) -> None:
+def copy_libraries(executable: Path, rootfs: Path) -> None:
     """Copy what the dynamic linker loads for a program, itself included, to the same places."""
     listed = subprocess.run(["ldd", str(executable)], capture_output=True, text=True, check=True).stdout
     for word in listed.split():

@@ -23,6 +23,17 @@ from tests.e2e.kube.worker import PAUSE, Worker
 
 NODES: Final = ("node-a", "node-b")
 _KUBELET: Final = Path("/var/lib/kubelet")
+# What stays writable: /tmp, the folder with everything of the test's, what containerd, runc and CNI have below /run
+# and in /var/lib/cni, and what the chart says that it writes.
+_READ_ONLY: Final = (
+    "mount --bind /tmp /tmp",
+    "mount --bind $FOLDER $FOLDER",
+    "cd /run && mkdir containerd nri runc netns cdi cgpu cgpu-machine lock && cd /",
+    "mkdir -p /var/lib/cni",
+    "for part in /run/* /var/lib/cni; do mount -t tmpfs -o mode=755 tmpfs $part; done",
+    "mount -o remount,bind,ro /run",
+    "mount -o remount,bind,ro /",
+)
 _HELP: Final = """
 It runs until Ctrl-C. From another shell, as root:
   alias kubectl='{kubectl}'
@@ -37,13 +48,17 @@ class Cluster:
 
     minor: str = programs.DEFAULT
     nodes: tuple[str, ...] = NODES
+    only_v2: bool = False
+    """Whether the nodes have cgroup v2 alone, without controllers; else what this machine has of v1."""
+    read_only: bool = False
+    """Whether the nodes' root is read-only, as that of systems that are made for containers alone."""
     _stack: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as undo:
             built, etcd, containerd = programs.kubernetes(self.minor), programs.etcd(), tools.containerd()
             undo.enter_context(_folder_of_kubelet())
-            hosts = [undo.enter_context(_host()) for _ in self.nodes]
+            hosts = [undo.enter_context(_host(self.only_v2, self.read_only)) for _ in self.nodes]
             network.connect(hosts)
             self.control_plane = ControlPlane(hosts[0], network.node_address(0), built, etcd)
             undo.enter_context(self.control_plane)
@@ -63,13 +78,14 @@ class Cluster:
         self._stack.close()
 
 
-def _host() -> Host:
-    """A host with the machine's own cgroups, since the kubelet sets limits, and an own folder for the kubelet."""
+def _host(only_v2: bool, read_only: bool) -> Host:
+    """A host with the machine's own cgroups, where the kubelet is to set limits, and an own folder for the kubelet."""
     return Host(
-        only_v2=False,
+        only_v2=only_v2,
         prepare=(
             "mount --make-rshared /",  # as on any host: that is how volumes are passed on to containers
             f"mkdir $FOLDER/kubelet && mount --bind $FOLDER/kubelet {_KUBELET}",
+            *(_READ_ONLY if read_only else ()),
         ),
     )
 

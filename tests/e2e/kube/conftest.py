@@ -16,21 +16,26 @@ from tests.e2e.kube.cluster import Cluster
 from tests.e2e.kube.installation import Installation
 
 _PROGRAMS: Final = ("runc", "busybox", "ip", "nft", "sysctl")
-_MINOR: Final = os.environ.get("KUBE", programs.DEFAULT)
+MINOR: Final = os.environ.get("KUBE", programs.DEFAULT)
+
+
+def need_everything() -> None:
+    """Skip or fail where something is missing that a cluster needs."""
+    with needed():
+        tools.root_with_namespaces()
+        for name in _PROGRAMS:
+            tools.program(name)
+        programs.kubernetes(MINOR)
+        programs.etcd()
+        programs.helm()
+        tools.containerd()
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """Two nodes; of the release that the variable KUBE names."""
-    with needed():
-        tools.root_with_namespaces()
-        for name in _PROGRAMS:
-            tools.program(name)
-        programs.kubernetes(_MINOR)
-        programs.etcd()
-        programs.helm()
-        tools.containerd()
-    with Cluster(_MINOR) as made:
+    need_everything()
+    with Cluster(MINOR) as made:
         yield made
 
 

@@ -68,6 +68,10 @@ class ControlPlane:
         """End a program without a word."""
         self._daemons.kill(name)
 
+    def pids(self) -> dict[str, int]:
+        """The processes by their programs' names, as they are called on this machine."""
+        return {name: self.host.child(process) for name, process in self._daemons.processes.items()}
+
     def kubectl(self, *arguments: str, text_in: str = "") -> str:
         """Run kubectl as the administrator; what it prints. Fails the test with its words when it fails."""
         result = self._kubectl(*arguments, text_in=text_in)
@@ -78,6 +82,12 @@ class ControlPlane:
         """Run kubectl, which must fail; what it says."""
         result = self._kubectl(*arguments, text_in=text_in)
         assert result.returncode != 0, f"kubectl {' '.join(arguments)} succeeds: {result.stdout}"
+        return result.stderr
+
+    def warned(self, *arguments: str, text_in: str = "") -> str:
+        """Run kubectl, which must succeed; what it says beside its result."""
+        result = self._kubectl(*arguments, text_in=text_in)
+        assert result.returncode == 0, result.stderr
         return result.stderr
 
     def _kubectl(self, *arguments: str, text_in: str = "") -> Result:

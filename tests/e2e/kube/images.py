@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from tests.e2e.tools import program
 from tests.native.c_compiler import compile_c
 
 _LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
 _CONFIG: Final = "application/vnd.oci.image.config.v1+json"
 _MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 _INDEX: Final = "application/vnd.oci.image.index.v1+json"
+_ELF_MACHINE: Final = slice(18, 20)
 # The process of a pod's sandbox: it waits for a signal, and takes in what its children leave.
 _PAUSE: Final = """
 #include <signal.h>
@@ -64,6 +66,22 @@ def pause(folder: Path, name: str) -> Path:
     source.write_text(_PAUSE)
     compile_c(rootfs / "pause", [source], libraries=["-static"])
     return archive(rootfs, name, folder / "pause.tar", environment={}, entrypoint=["/pause"])
+
+
+def without_glibc(folder: Path, name: str, *, architecture: int | None = None) -> Path:
+    """An image as one with musl looks: a static busybox and musl's loader. ``architecture``: another one, as in ELF."""
+    rootfs = folder / "without-glibc"
+    for part in ("bin", "etc", "lib", "tmp", "proc", "dev", "sys"):
+        (rootfs / part).mkdir(parents=True)
+    content = bytearray(Path(program("busybox")).read_bytes())
+    if architecture is not None:
+        content[_ELF_MACHINE] = architecture.to_bytes(2, "little")
+    for file in ("bin/busybox", "lib/ld-musl-x86_64.so.1"):
+        (rootfs / file).write_bytes(content)
+        (rootfs / file).chmod(0o755)
+    for applet in ("sh", "echo", "sleep"):
+        (rootfs / "bin" / applet).symlink_to("busybox")
+    return archive(rootfs, name, folder / "without-glibc.tar", environment={"PATH": "/bin"})
 
 
 def _descriptor(kind: str, digest: str, size: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -13,7 +14,9 @@ from tests.e2e import image
 from tests.e2e.host import eventually
 from tests.e2e.kube import cgpu_image, images, programs
 from tests.e2e.kube.cluster import Cluster
+from tests.e2e.node import SOURCE
 from tests.e2e.tools import SEARCHED
+from tests.e2e.wanted import Result
 
 CHART: Final = build.ROOT / "deploy" / "helm" / "cgpu"
 CLIENT: Final = "docker.io/local/client:1"
@@ -22,6 +25,7 @@ _RELEASE: Final = "cgpu"
 NAMESPACE: Final = "cgpu-system"
 _POD_S: Final = 60.0
 _BEGIN_S: Final = 150.0
+_HELM_S: Final = 300.0  # it waits for its hooks, which may have pods to wait for
 CARDS: Final = 2
 """Of each node."""
 
@@ -34,8 +38,9 @@ VALUES: Final[Mapping[str, Any]] = {
 class Installation:
     """The chart in a cluster."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, values: Mapping[str, Any] = VALUES) -> None:
         self.cluster = cluster
+        self._values = values
         self.kubectl = cluster.control_plane.kubectl
         self._folder = cluster.control_plane.host.folder / "installation"
 
@@ -45,9 +50,13 @@ class Installation:
         self.kubectl("create", "namespace", NAMESPACE)
         self.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
         self.install()
+        for worker in self.cluster.workers:
+            self.label(worker.name, schedule="core_mem")
+        self.wait_until_offered()
+
+    def wait_until_offered(self) -> None:
+        """All cards are there for pods, and webhook and controller work."""
         names = [worker.name for worker in self.cluster.workers]
-        for name in names:
-            self.label(name, schedule="core_mem")
         eventually(lambda: all(len(self.devices(name)) == CARDS for name in names), "all cards are offered", _BEGIN_S)
         for deployment in ("cgpu-webhook", "cgpu-controller"):
             self.roll_out(f"deployment/{deployment}", NAMESPACE)
@@ -67,10 +76,10 @@ class Installation:
             for worker in self.cluster.workers:
                 worker.import_image(archive)
 
-    def install(self, values: Mapping[str, Any] = VALUES) -> str:
+    def install(self, values: Mapping[str, Any] | None = None) -> str:
         """Install the chart, or change what is installed; what Helm says."""
         file = self._folder / "values.yaml"
-        file.write_text(yaml.safe_dump(dict(values)))
+        file.write_text(yaml.safe_dump(dict(self._values if values is None else values)))
         return self._helm(
             "upgrade", "--install", _RELEASE, str(CHART), f"--namespace={NAMESPACE}", f"--values={file}",
         )  # fmt: skip
@@ -78,6 +87,24 @@ class Installation:
     def uninstall(self) -> str:
         """Take it away."""
         return self._helm("uninstall", _RELEASE, f"--namespace={NAMESPACE}", "--wait")
+
+    def refused_uninstall(self) -> str:
+        """Try to take it away, which must fail; what Helm says."""
+        result = self._run_helm("uninstall", _RELEASE, f"--namespace={NAMESPACE}")
+        assert result.returncode != 0, result.stdout
+        return result.stdout + result.stderr
+
+    def roll_back(self) -> None:
+        """Tell Helm after a refused uninstallation that the release is still there."""
+        listed = json.loads(self._helm("history", _RELEASE, f"--namespace={NAMESPACE}", "--output=json"))
+        self._helm("rollback", _RELEASE, str(listed[-1]["revision"]), f"--namespace={NAMESPACE}")
+
+    def admin_cgpu(self, *arguments: str) -> Result:
+        """Run cgpu as a person with a kubeconfig does."""
+        plane = self.cluster.control_plane
+        environment = {"PATH": SEARCHED, "HOME": str(self._folder), "KUBECONFIG": str(plane.admin)}
+        environment["PYTHONPATH"] = str(SOURCE)
+        return plane.host.run(sys.executable, "-m", "cgpu", *arguments, env=environment, seconds=_HELM_S)
 
     def label(self, node: str, **labels: str | None) -> None:
         """Set ACK's labels of a node; None removes one. ``schedule`` and ``placement`` are ack.node.gpu.<name>."""
@@ -148,10 +175,15 @@ class Installation:
         return [path for path in listed.split() if "cgpu.dev-claim" in path or "/k8s/" in path]
 
     def _helm(self, *arguments: str) -> str:
+        result = self._run_helm(*arguments)
+        assert result.returncode == 0, f"helm {' '.join(arguments)}: {result.stderr}"
+        return result.stdout
+
+    def _run_helm(self, *arguments: str) -> Result:
         admin = self.cluster.control_plane.admin
         environment = {"PATH": SEARCHED, "HOME": str(self._folder)}
         host = self.cluster.control_plane.host
-        return host.run(str(programs.helm()), f"--kubeconfig={admin}", *arguments, check=True, env=environment).stdout
+        return host.run(str(programs.helm()), f"--kubeconfig={admin}", *arguments, env=environment, seconds=_HELM_S)
 
 
 def template(

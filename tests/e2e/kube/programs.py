@@ -25,6 +25,9 @@ from tests.e2e.tools import MissingToolError, containerd, go, root_with_namespac
 BUILD: Final = Path(__file__).with_name("build")
 DEFAULT: Final = "1.37"
 HELM: Final = "helm.sh/helm/v4/cmd/helm@v4.3.1"
+KWOK: Final = "sigs.k8s.io/kwok/cmd/kwok@v0.8.0"
+"""Plays kubelets; for the benchmark."""
+
 _BUILD_TIMEOUT_S: Final = 3600
 _CONTROL_PLANE: Final = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
 _CACHE: Final = Path.home() / ".cache" / "cgpu-tests"
@@ -85,12 +88,21 @@ def etcd() -> Path:
 
 def helm() -> Path:
     """The program Helm. Raises MissingToolError."""
-    version = HELM.rpartition("@")[2]
-    folder = _CACHE / f"helm-{version}"
-    if not (folder / "helm").is_file():
+    return _installed("helm", HELM)
+
+
+def kwok() -> Path:
+    """The program kwok. Raises MissingToolError."""
+    return _installed("kwok", KWOK)
+
+
+def _installed(name: str, module: str) -> Path:
+    version = module.rpartition("@")[2]
+    folder = _CACHE / f"{name}-{version}"
+    if not (folder / name).is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        _go(["install", "-ldflags", "-s -w", HELM], folder, f"Helm {version}", GOBIN=str(folder))
-    return folder / "helm"
+        _go(["install", "-ldflags", "-s -w", module], folder, f"{name} {version}", GOBIN=str(folder))
+    return folder / name
 
 
 def _kept(name: str, inputs: list[Path], build: Callable[[Path], None]) -> Path:
@@ -112,15 +124,18 @@ def _kept(name: str, inputs: list[Path], build: Callable[[Path], None]) -> Path:
 def _go(arguments: list[str], folder: Path, what: str, **environment: str) -> None:
     print(f"building {what}", file=sys.stderr, flush=True)
     began = time.monotonic()
-    result = subprocess.run(
-        [go(), *arguments],
-        cwd=folder,
-        env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-trimpath -buildvcs=false", **environment},
-        capture_output=True,
-        text=True,
-        timeout=_BUILD_TIMEOUT_S,
-        check=False,
-    )
+    try:
+        result = subprocess.run(
+            [go(), *arguments],
+            cwd=folder,
+            env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-trimpath -buildvcs=false", **environment},
+            capture_output=True,
+            text=True,
+            timeout=_BUILD_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:  # Go keeps what it has compiled
+        raise MissingToolError(f"{what} is not built after {_BUILD_TIMEOUT_S} s: begin again, it goes on") from error
     if result.returncode != 0:
         raise MissingToolError(f"{what} cannot be built: {result.stderr[-1000:]}")
     print(f"built {what} in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
@@ -133,7 +148,7 @@ def main() -> None:
         sys.exit(f"programs.py: Kubernetes {minor} is not known here; there are {', '.join(RELEASES)}")
     try:
         root_with_namespaces()
-        for program in (etcd(), kubernetes(minor), helm(), containerd()):
+        for program in (etcd(), kubernetes(minor), helm(), kwok(), containerd()):
             print(program)
     except MissingToolError as error:  # the tests say what that means for them
         print(f"Kubernetes is not built: {error}", file=sys.stderr)

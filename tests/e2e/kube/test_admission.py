@@ -273,6 +273,29 @@ def _tried_error(plane: ControlPlane, document: Json) -> str:
     return result.stderr
 
 
+def lists_of_claims(plane: ControlPlane) -> int:
+    """How often somebody has listed claims."""
+    wanted = ('verb="LIST"', 'resource="resourceclaims"', "apiserver_request_total{")
+    lines = plane.kubectl("get", "--raw=/metrics").splitlines()
+    return sum(int(float(line.rpartition(" ")[2])) for line in lines if all(part in line for part in wanted))
+
+
+def test_claims_within_a_quota_are_counted_without_listing_them(plane: ControlPlane, space: str, hooks: Webhooks):
+    plane.kubectl("label", "namespace", space, "cgpu.dev/gpu-memory-quota=64Gi")
+    ledger = f"cgpu-quota-{space}"
+
+    def is_counted() -> bool:
+        hooks.apply(claim(space, f"early-{next(_numbers)}"))
+        return ledger in plane.kubectl("get", "configmaps", "-n", NAMESPACE)
+
+    eventually(is_counted, "the quota is known")
+    for number in range(4):  # each webhook makes its copy when it first needs one
+        hooks.apply(claim(space, f"first-{number}"))
+    before = lists_of_claims(plane)
+    hooks.apply(*(claim(space, f"more-{number}") for number in range(20)))
+    assert lists_of_claims(plane) - before <= 4
+
+
 def test_resource_quotas_on_acks_resources_go_on_to_hold(plane: ControlPlane, space: str, hooks: Webhooks):
     hard = {f"requests.{MEMORY}": "8", f"requests.{COMPUTE}": "50"}
     metadata = {"name": "gpus", "namespace": space}

@@ -6,6 +6,7 @@ import json
 
 import yaml
 
+from cgpu.model.units import GIB
 from tests.e2e.host import eventually
 from tests.e2e.kube.installation import AGENT_NAMESPACE, Installation, pod, template
 
@@ -34,6 +35,73 @@ def test_labels_decide_what_is_divided_and_whether_anything_is(installation: Ins
     finally:
         installation.label("node-b", schedule="core_mem")
     eventually(lambda: len(installation.devices("node-b")) == 2, "all is offered again")
+
+
+def test_a_policy_that_is_changed_live_is_published_at_once(installation: Installation):
+    def policies() -> list[str]:
+        return [one["attributes"]["policy"]["string"] for one in installation.devices("node-b")]
+
+    assert policies() == ["soft", "soft"]
+    try:
+        installation.cgpu("node-b", "policy", "fixed", "--gpu=1", "--max-inst=10")
+        eventually(lambda: policies() == ["soft", "fixed"], "the slice says so", 20)  # of itself it looks in 300 s
+        assert [one["capacity"]["shares"]["value"] for one in installation.devices("node-b")] == ["20", "10"]
+    finally:
+        installation.cgpu("node-b", "policy", "soft", "--gpu=1", "--max-inst=20")
+    eventually(lambda: policies() == ["soft", "soft"], "the slice says that too", 20)
+
+
+def test_on_a_node_that_is_shared_nothing_is_limited(installation: Installation):
+    """A pod sees the whole card; what ran before the label changed keeps its quota, and what comes after has one."""
+    installation.apply(template("two", "2Gi"))
+
+    def total(name: str) -> int:
+        seen: dict[str, int] = json.loads(installation.kubectl("exec", name, "--", "/client/quota"))
+        assert seen["nvml_total"] >= seen["total"]
+        return seen["total"]
+
+    def offers(isolation: str) -> bool:
+        devices = installation.devices("node-b")
+        return bool(devices) and all(one["attributes"]["isolation"]["string"] == isolation for one in devices)
+
+    def start(name: str) -> int:
+        installation.apply(pod(name, "two", *SLEEP, node="node-b"))
+        installation.wait_for(name, "Running")
+        return total(name)
+
+    card = 14 * GIB  # and more: what the driver leaves of a T4
+    try:
+        assert start("limited") == 2 * GIB
+        installation.label("node-b", schedule="share")
+        eventually(lambda: offers("none"), "no isolation is promised")
+        assert start("open") >= card
+        (device,) = [one for one in installation.devices("node-b") if one["attributes"]["index"]["int"] == 0]
+        told = {name: next(iter(value.values())) for name, value in device["attributes"].items()}
+        assert (told["memoryLayer"], told["policy"], "compute" in device["capacity"]) == ("none", "native", False)
+        assert total("limited") == 2 * GIB
+        assert [row["name"].split("-")[0] for row in installation.tenants("node-b")] == ["default/limited"]
+        installation.label("node-b", schedule="core_mem")
+        eventually(lambda: offers("memory-and-compute"), "isolation is promised again")
+        assert start("later") == 2 * GIB
+        assert total("open") >= card
+        installation.kubectl("delete", "pod", "--namespace=cgpu-agent", installation.agent_pod("node-b"))
+        installation.roll_out("daemonset/cgpu-agent", "cgpu-agent")
+        assert total("open") >= card
+    finally:
+        installation.label("node-b", schedule="core_mem")
+
+
+def test_spread_counts_what_nothing_limits(installation: Installation):
+    installation.apply(template("one", "1Gi"))
+    try:
+        installation.label("node-b", schedule="share", placement="spread")
+        eventually(lambda: installation.devices("node-b")[0]["attributes"]["policy"]["string"] == "native", "shared")
+        first = installation.devices("node-b")[0]["name"]
+        installation.apply(pod("open", "one", *SLEEP, node="node-b"))
+        installation.wait_for("open", "Running")
+        eventually(lambda: installation.devices("node-b")[0]["name"] != first, "the emptier card is first")
+    finally:
+        installation.label("node-b", schedule="core_mem", placement=None)
 
 
 def test_binpack_fills_a_card_and_spread_changes(installation: Installation):

@@ -137,6 +137,15 @@ def test_a_pod_that_takes_the_place_of_one_deleted_by_force_starts_once_that_has
     assert "Failed to prepare" not in installation.kubectl("describe", "pod", "second")
 
 
+@pytest.fixture
+def restricted(installation: Installation) -> Iterator[None]:
+    """The default namespace takes only pods that keep to the strictest of Kubernetes' standards."""
+    installation.kubectl("label", "namespace", "default", "pod-security.kubernetes.io/enforce=restricted")
+    yield
+    installation.kubectl("label", "namespace", "default", "pod-security.kubernetes.io/enforce-")
+
+
+@pytest.mark.usefixtures("restricted")
 def test_a_pod_without_rights_has_its_quota_too(installation: Installation):
     strict = pod("strict", "one", *FILL)
     strict["spec"]["securityContext"] = {
