@@ -1,8 +1,9 @@
 """The templates of our Helm chart, evaluated without Helm. Pure.
 
-The chart is written in Go's template language, of which it uses little: ``if``, ``with``, ``define``, variables,
-pipelines and the functions of FUNCTIONS. That much is understood here, with Go's meaning, and everything else is an
-error, so that nothing is rendered wrongly. A test holds the results to what the real Helm makes of the same values.
+The chart is written in Go's template language, of which it uses little: ``if``, ``else if``, ``with``, ``define``,
+variables, pipelines and the functions of FUNCTIONS. That much is understood here, with Go's meaning, and everything
+else is an error, so that nothing is rendered wrongly. A test holds the results to what the real Helm makes of the
+same values.
 """
 
 from __future__ import annotations
@@ -18,6 +19,15 @@ import yaml
 _ACTION: Final = re.compile(r"\{\{(-\s)?(.*?)(\s-)?\}\}", re.DOTALL)
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|:=|\||[$.\w][\w.]*')
 _BLOCKS: Final = ("if", "with")
+_OTHER_WORDS: Final = (
+    "block",
+    "break",
+    "continue",
+    "else",
+    "end",
+    "range",
+    "template",
+)  # of Go's, also where not reached
 _PLAIN: Final = re.compile(r"[A-Za-z](?:[\w./-]*\w)?", re.ASCII)
 _NOT_STRINGS: Final = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null"))
 
@@ -75,18 +85,20 @@ class Templates:
         except TemplateError as error:
             raise TemplateError(f"{name}: {error}") from error
 
-    def _parse(self, pieces: Iterator[str | list[str]], opened: str = "") -> tuple[list[_Node], str]:
-        """The nodes up to the ``end`` or ``else`` of the block that was opened, or of the file; and that word."""
+    def _parse(self, pieces: Iterator[str | list[str]], opened: str = "") -> tuple[list[_Node], list[str]]:
+        """The nodes up to what ends or divides the block that was opened, and that; or all of the file."""
         nodes: list[_Node] = []
         for piece in pieces:
             if isinstance(piece, str):
                 nodes.append(_Text(piece))
                 continue
             first, *tokens = piece
-            if piece in (["end"], ["else"]):
-                if not opened or (first == "else" and opened not in _BLOCKS):
+            if piece in (["end"], ["else"]) or piece[:2] == ["else", "if"]:
+                if not opened or (first == "else" and opened not in _BLOCKS) or (tokens and opened != "if"):
                     raise TemplateError(f"{first} without a beginning")
-                return nodes, first
+                return nodes, piece
+            if first in _OTHER_WORDS:
+                raise TemplateError(f"{' '.join(piece)} is not understood")
             if first == "define":
                 self._defined[json.loads(tokens[0])], _ = self._parse(pieces, first)
             elif first in _BLOCKS:
@@ -97,11 +109,15 @@ class Templates:
                 nodes.append(_Output(piece))
         if opened:
             raise TemplateError(f"{opened} without an end")
-        return nodes, ""
+        return nodes, []
 
     def _block(self, pieces: Iterator[str | list[str]], opened: str, tokens: Sequence[str]) -> _Block:
         body, ended_by = self._parse(pieces, opened)
-        otherwise = self._parse(pieces, "else")[0] if ended_by == "else" else []
+        otherwise: Sequence[_Node] = []
+        if ended_by[:2] == ["else", "if"]:
+            otherwise = [self._block(pieces, "if", ended_by[2:])]  # which ends where this one does
+        elif ended_by == ["else"]:
+            otherwise, _ = self._parse(pieces, "else")
         return _Block(opened == "with", tokens, body, otherwise)
 
     def _text(self, nodes: Sequence[_Node], dot: Any, variables: dict[str, Any]) -> str:

@@ -19,6 +19,9 @@ def rendered(source: str, **more: str) -> str:
         ("x: {{ .Values.n }}", "x: 3"),
         ("{{ .Values.on }} {{ .Values.off }} <{{ .Values.absent }}>", "true false <>"),
         ("{{ if .Values.on }}a{{ else }}b{{ end }}{{ if .Values.off }}a{{ else }}b{{ end }}", "ab"),
+        ("{{ if .Values.off }}a{{ else if .Values.on }}b{{ else }}c{{ end }}d", "bd"),
+        ("{{ if .Values.off }}a{{ else if .Values.empty }}b{{ else if .Values.off }}c{{ else }}d{{ end }}e", "de"),
+        ("{{ if .Values.on }}a{{ else if .Values.on }}b{{ end }}c", "ac"),
         ("{{ if not .Values.empty }}none{{ end }}", "none"),
         ("{{ with .Values.map }}{{ .k }}{{ end }}", "v"),
         ("{{ with .Values.empty }}{{ .k }}{{ else }}{{ .Values.n }}{{ end }}", "3"),
@@ -39,7 +42,9 @@ def test_an_action_means_what_it_means_to_helm(source: str, expected: str):
     [
         "{{ range .Values.map }}{{ end }}", "{{ .Values.on | upper }}", "{{ (eq 1 2) }}", "{{ if .Values.on }}",
         "{{ end }}", "{{ else }}", '{{ include "absent" . }}', "{{ .Values.n.more }}", "{{ $absent }}", "{{ }}",
-        "{{ .Values.n | }}", "{{ if .Values.on }}{{ else if .Values.off }}{{ end }}", "{{ .Values.n .Values.n }}",
+        "{{ .Values.n | }}", "{{ with .Values.on }}{{ else if .Values.off }}{{ end }}", "{{ .Values.n .Values.n }}",
+        "{{ if .Values.off }}{{ range .Values.map }}{{ end }}{{ end }}",
+        "{{ if .Values.on }}{{ else nonsense }}{{ end }}",
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_an_error_that_names_the_file(source: str):
