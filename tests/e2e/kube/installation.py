@@ -76,12 +76,12 @@ class Installation:
             for worker in self.cluster.workers:
                 worker.import_image(archive)
 
-    def install(self, values: Mapping[str, Any] | None = None) -> str:
-        """Install the chart, or change what is installed; what Helm says."""
+    def install(self, values: Mapping[str, Any] | None = None, *options: str) -> str:
+        """Install the chart, or change what is installed; what Helm says. ``options`` are Helm's own."""
         file = self._folder / "values.yaml"
         file.write_text(yaml.safe_dump(dict(self._values if values is None else values)))
         return self._helm(
-            "upgrade", "--install", _RELEASE, str(CHART), f"--namespace={NAMESPACE}", f"--values={file}",
+            "upgrade", "--install", _RELEASE, str(CHART), f"--namespace={NAMESPACE}", f"--values={file}", *options,
         )  # fmt: skip
 
     def uninstall(self) -> str:

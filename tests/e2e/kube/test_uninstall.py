@@ -152,7 +152,7 @@ def test_the_check_alone_says_the_same_to_a_person(installation: Installation):
     assert json.loads(plane.kubectl("get", "pods", "-o=json"))["items"] == []
     # Nobody uninstalled it then: the chart gives the class its meaning back.
     assert not offers(installation)
-    installation.install()
+    installation.install(None, "--force-conflicts")
     assert offers(installation)
     installation.apply(pod("two", "leaving", *SLEEP, node=NODE))
     installation.wait_for("two", "Running")
