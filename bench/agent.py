@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 import tempfile
 import time
@@ -21,6 +20,7 @@ from typing import Final
 
 from bench.lane import Lane
 from bench.machine import compile_client, describe_machine
+from bench.memory import memory_of, processor_ns
 
 KERNEL_NS: Final = 1_000_000
 SETTLE_SECONDS: Final = 5.0
@@ -44,26 +44,13 @@ class Use:
         return self.cpu_percent <= self.most_cpu_percent and self.pss_mib <= PSS_MIB
 
 
-def cpu_ns(pid: int) -> int:
-    """CPU time of the process's threads that live, in nanoseconds (/proc/PID/task/TID/schedstat, first field)."""
-    return sum(int(task.read_text().split()[0]) for task in Path(f"/proc/{pid}/task").glob("*/schedstat"))
-
-
-def pss_mib(pid: int) -> float:
-    """Its proportional share of memory (/proc/PID/smaps_rollup)."""
-    found = re.search(r"^Pss:\s+(\d+) kB$", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
-    if found is None:
-        raise SystemExit("agent.py: this kernel tells no Pss")
-    return int(found[1]) / 1024
-
-
 def watch(name: str, pid: int, seconds: float, most_cpu_percent: float) -> Use:
     """One stretch of time."""
     time.sleep(SETTLE_SECONDS)
-    began_ns, before_ns = time.monotonic_ns(), cpu_ns(pid)
+    began_ns, before_ns = time.monotonic_ns(), processor_ns(pid)
     time.sleep(seconds)
-    used_ns, elapsed_ns = cpu_ns(pid) - before_ns, time.monotonic_ns() - began_ns
-    return Use(name, 100 * used_ns / elapsed_ns, pss_mib(pid), most_cpu_percent)
+    used_ns, elapsed_ns = processor_ns(pid) - before_ns, time.monotonic_ns() - began_ns
+    return Use(name, 100 * used_ns / elapsed_ns, memory_of(pid).pss / 1024, most_cpu_percent)
 
 
 def measure(tenants: int, seconds: float) -> list[Use]:

@@ -13,20 +13,13 @@ from typing import Final
 
 from bench.escape_places import MIB, QUOTA_BYTES, SECONDS, Bare, settled
 from bench.escape_table import NO_FUNCTION, RUN, Attempt
-from tests.native.memory_tenant import Client
+from tests.native.memory_tenant import OFFERS, Client
 
 SIZE_BYTES: Final = 64 * MIB
 BY_NAME: Final = ("direct 0 0", "dlsym 0 0", "default 0 0", "dlvsym 0 0")
 NAMES: Final = {"direct": "linked", "default": "dlsym RTLD_DEFAULT", "procaddress": "cuGetProcAddress_v2",
                 "procaddress_v1": "cuGetProcAddress"}  # fmt: skip
 SIZELESS: Final = ("cuCtx", "cuDevicePrimary", "cuGreenCtx", "cuModule", "cuLibrary")
-OFFERS: Final = {
-    "cuIpcOpenMemHandle": "ipc",
-    "cuIpcOpenMemHandle_v2": "ipc",
-    "cuMemImportFromShareableHandle": "handle",
-    "cuMemPoolImportFromShareableHandle": "pool",
-    "cuMemPoolImportPointer": "pool",
-}
 
 
 class Routes:

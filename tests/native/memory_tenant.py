@@ -26,6 +26,15 @@ OUT_OF_MEMORY: Final = 2
 INVALID_VALUE: Final = 1
 NOT_SUPPORTED: Final = 801
 INVALID_HANDLE: Final = 400
+OFFERS: Final = {
+    "cuIpcOpenMemHandle": "ipc",
+    "cuIpcOpenMemHandle_v2": "ipc",
+    "cuMemImportFromShareableHandle": "handle",
+    "cuMemPoolImportFromShareableHandle": "pool",
+    "cuMemPoolImportPointer": "pool",
+}
+"""What another process offers to each function that imports; the words of the client rows.c."""
+
 CLIENT: Final = Path(__file__).with_name("memory_client.py")
 _STATUS_BYTES: Final = 1 << 20
 _F_OFD_SETLK: Final = 37

@@ -20,7 +20,7 @@ import pytest
 
 from native import build
 from tests.native.c_compiler import compile_c
-from tests.native.memory_tenant import MIB, NOT_SUPPORTED, OUT_OF_MEMORY, Client, SimulatedHost, TenantRegion
+from tests.native.memory_tenant import MIB, NOT_SUPPORTED, OFFERS, OUT_OF_MEMORY, Client, SimulatedHost, TenantRegion
 from tests.native.sim_machine import CONTEXT_BYTES
 from tests.parity.hook_list import allocating, excused
 
@@ -202,15 +202,6 @@ def test_what_the_driver_does_not_have_leaves_the_charge_alone(host: SimulatedHo
         for route in rows.routes[label]:
             assert tenant.allocate(label, route) == NOT_SUPPORTED, f"{label} by {route}"
             assert tenant.state == base, f"{label} by {route}"
-
-
-OFFERS: Final = {
-    "cuIpcOpenMemHandle": "ipc",
-    "cuIpcOpenMemHandle_v2": "ipc",
-    "cuMemImportFromShareableHandle": "handle",
-    "cuMemPoolImportFromShareableHandle": "pool",
-    "cuMemPoolImportPointer": "pool",
-}
 
 
 def share(exporter: Tenant, importer: Client, what: str) -> None:

@@ -12,12 +12,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final
 
 from cgpu.adapters.kube_answers import ApiRefusedError
-from cgpu.adapters.kube_objects import Kind, Object, ObjectClient
+from cgpu.adapters.kube_objects import Kind, Object, ObjectClient, micro_time
 from cgpu.errors import ClusterError
 
 LEASES: Final = Kind("/apis/coordination.k8s.io/v1", "leases", namespaced=True)
@@ -125,7 +124,7 @@ class Election:
         return True
 
     def _document(self, spec: Object, version: str | None) -> Object:
-        now = _microtime()
+        now = micro_time()
         mine = spec.get("holderIdentity") == self._identity
         metadata: dict[str, Any] = {"namespace": self._namespace, "name": self._name}
         if version is not None:
@@ -155,7 +154,3 @@ class Election:
                 self._api.update(LEASES, {**lease, "spec": spec}, self._namespace)
         except ClusterError as error:
             _LOG.warning("the lease %s/%s could not be given away: %s", self._namespace, self._name, error)
-
-
-def _microtime() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -10,6 +10,7 @@ import contextlib
 import json
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -219,6 +220,11 @@ def connect(kubeconfig: Path | None = None, context: str | None = None, *, progr
     ``program`` is who asks, for the server's logs.
     """
     return ObjectClient(open_client(choose_access(kubeconfig, context), program))
+
+
+def micro_time() -> str:
+    """Now, as the API's MicroTime."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _refused(response: httpx2.Response, what: str) -> ClusterError:

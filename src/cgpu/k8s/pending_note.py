@@ -10,12 +10,10 @@ from typing import Final
 from cgpu.doctor.labels import SCHEDULE
 from cgpu.k8s import names
 from cgpu.k8s.allocations import CardUse
+from cgpu.k8s.event import NOTE_MAX
 from cgpu.k8s.offers import kept_away
 from cgpu.k8s.pending import EXCLUSIVE, TAINT, UNDIVIDED, NoCard, NoNode, NotTogether, Scope, Shortage
 from cgpu.model.units import GIB
-
-NOTE_MAX: Final = 1024
-"""Characters in an event's note (events.k8s.io/v1)."""
 
 _SHORT: Final = {
     names.MEMORY: "too little memory",

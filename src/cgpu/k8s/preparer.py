@@ -141,10 +141,9 @@ class ClaimPreparer:
         """
         if len(shares.requests) < 2:
             return False
-        prefix = tenant_prefix(shares.uid)
-        known = {tenant.id for tenant in self._tenants.tenants() if tenant.id.startswith(prefix)}
+        known = self._known(shares.uid)
         if known:
-            return prefix + WHOLE in known  # other pods have it already
+            return f"{tenant_prefix(shares.uid)}{WHOLE}" in known  # other pods have it already
         uses = []
         for row in claim["status"].get("reservedFor") or ():
             pod = self._api.get(PODS, shares.namespace, row["name"]) if row["resource"] == "pods" else None
@@ -170,8 +169,7 @@ class ClaimPreparer:
             self._waiting -= 1
 
     def _make(self, shares: ClaimShares, parts: Sequence[Part]) -> None:
-        prefix = tenant_prefix(shares.uid)
-        known = {tenant.id: tenant for tenant in self._tenants.tenants() if tenant.id.startswith(prefix)}
+        known = self._known(shares.uid)
         if not known and (self.unlimited.has(shares.uid) or self._isolation() is Isolation.NONE):
             self._make_unlimited(shares, parts)
             return
@@ -236,12 +234,15 @@ class ClaimPreparer:
 
     def _take_back(self, uid: str) -> None:
         """The file first, so that no container gets what is about to go."""
-        prefix = tenant_prefix(uid)
         host_files.carry_out((host_files.Remove(self._file(uid)),), dry_run=False)
-        for tenant in self._tenants.tenants():
-            if tenant.id.startswith(prefix):
-                self._tenants.remove(tenant.id)
+        for tenant_id in self._known(uid):
+            self._tenants.remove(tenant_id)
         host_files.carry_out((host_files.Remove(self._views / uid, tree=True),), dry_run=False)
+
+    def _known(self, uid: str) -> Mapping[str, Tenant]:
+        """The claim's tenants that there are, by their ids."""
+        prefix = tenant_prefix(uid)
+        return {tenant.id: tenant for tenant in self._tenants.tenants() if tenant.id.startswith(prefix)}
 
     def _by_device(self) -> Mapping[str, Gpu]:
         gpus = self._tenants.gpus()

@@ -135,7 +135,7 @@ class Publisher:
             self._adapt(sharing)
         everybodys, _ = self._api.list(SLICES, fields=_on(self._node))
         existing = [item for item in everybodys if item["spec"]["driver"] == names.DRIVER]
-        cards = self._cards.cards()
+        cards = [] if sharing is None else self._cards.cards()
         if sharing is None or self._is_refused(node, everybodys, cards):
             for item in existing:
                 self._api.delete(SLICES, "", item["metadata"]["name"])

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from cgpu.k8s.allocations import parse_uses, picture
 from cgpu.k8s.asks import parse_asks
+from cgpu.k8s.event import NOTE_MAX
 from cgpu.k8s.offers import parse_slice
 from cgpu.k8s.pending import is_unschedulable, parse_node, parse_place, shortage
-from cgpu.k8s.pending_note import NOTE_MAX, Reason, gib, reason_of
+from cgpu.k8s.pending_note import Reason, gib, reason_of
 from cgpu.model.units import GIB
 from tests.unit.k8s.cluster_objects import MEMORY, claim, node, pod, request, result, slices_of
 
