@@ -86,7 +86,10 @@ def tenant(place: Bare, routes: Routes) -> Client:
     client = place.tenant([routes.program, "run"])
     deadline = time.monotonic() + SECONDS
     # What has just gone round the shim in the same cgroup may be taken for the new tenant's for a moment.
-    while client.do("begin") and time.monotonic() < deadline:
+    while answer := client.do("begin"):
+        if time.monotonic() > deadline:
+            seen = place.client.get("/v1/tenants"), place.client.get("/v1/gpus")
+            raise SystemExit(f"bench.escapes: {answer} for the first context, {SECONDS:g} s long: {seen}")
         time.sleep(0.1)
     return client
 

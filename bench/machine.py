@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from native.build import nvidia_include
+from native.build import NATIVE, nvidia_include
 
 CGPU = [sys.executable, "-m", "cgpu"]
 CLIENTS = Path(__file__).with_name("clients")
@@ -18,7 +18,7 @@ CLIENTS = Path(__file__).with_name("clients")
 def compile_client(name: str, folder: Path) -> Path:
     """Build clients/NAME.c with zig, so that no compiler need be installed."""
     target = folder / name
-    include = ["-isystem", str(nvidia_include())]
+    include = ["-isystem", str(nvidia_include()), f"-I{NATIVE / 'include'}"]
     command = [sys.executable, "-m", "ziglang", "cc", "-O2", *include, str(CLIENTS / f"{name}.c"), "-o", str(target)]
     subprocess.run([*command, "-ldl", "-pthread"], check=True)
     return target
