@@ -174,14 +174,14 @@ class SimulatedHost:
     card_uuid: str = ""
 
     @classmethod
-    def create(cls, folder: Path, native: Path) -> SimulatedHost:
+    def create(cls, folder: Path, native: Path, driver: str = "") -> SimulatedHost:
         (folder / "state").mkdir(parents=True)
         (folder / "profile.toml").write_text(PROFILE)
         host = cls(folder, native)
         library = host._control()
         cause = ctypes.create_string_buffer(1024)
         state, profile = bytes(folder / "state"), bytes(folder / "profile.toml")
-        assert library.simctl_create(state, profile, b"", 1, cause, len(cause)) >= 0, cause.value
+        assert library.simctl_create(state, profile, driver.encode(), 1, cause, len(cause)) >= 0, cause.value
         host.card_uuid = host.card()["uuid"]
         return host
 

@@ -1,12 +1,13 @@
 """The C unit tests of native/tests, each built and run plainly and under the sanitizers.
 
 A test is a program that exits 0, or says what failed. Among its first lines it names the sources that
-it is linked with, below native/, and may opt out of the sanitizers, or ask to run alone because it
-measures time:
+it is linked with, below native/, and may opt out of the sanitizers, ask to run alone because it
+measures time, or opt out of an emulated processor (test_other_processor.py), which has no ptrace and is slow:
 
     // sources: shim/account.c shim/region.c
     // sanitizers: no
     // timing: yes
+    // emulated: no
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Unit:
     sources: tuple[Path, ...]
     sanitizers: bool
     timing: bool
+    emulated: bool
 
     @classmethod
     def read(cls, test: Path) -> Unit:
@@ -50,6 +52,7 @@ class Unit:
             (test, *sources),
             sanitizers=not re.search(r"^// sanitizers: *no\b", header, re.MULTILINE),
             timing=bool(re.search(r"^// timing: *yes\b", header, re.MULTILINE)),
+            emulated=not re.search(r"^// emulated: *no\b", header, re.MULTILINE),
         )
 
 

@@ -5,7 +5,6 @@ They are built here by the release compiler for both architectures, whatever bui
 
 from __future__ import annotations
 
-import fcntl
 import fnmatch
 import os
 import shutil
@@ -17,6 +16,7 @@ import pytest
 
 from native import build
 from tests.native.elf import SharedLibrary
+from tests.native.release_builds import releases
 
 BUILD_TIMEOUT_S = 600
 MACHINES = {"x86_64": "EM_X86_64", "aarch64": "EM_AARCH64"}
@@ -27,17 +27,10 @@ ALLOWED_NEEDED = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def releases() -> Path:
-    """The folder of release builds, one folder per architecture; no two tests build at once."""
-    folder = build.ROOT / "build" / "checked"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for arch in build.ARCHITECTURES:
-            for library in build.LIBRARIES:
-                build.build(library, folder / arch, build.Toolchain.zig(arch))
-    return folder
+@pytest.fixture(scope="module", name="releases")
+def built_releases() -> Path:
+    """The folder of release builds, one folder per architecture."""
+    return releases()
 
 
 pytestmark = pytest.mark.timeout(BUILD_TIMEOUT_S, func_only=False)

@@ -11,7 +11,7 @@ import ctypes
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -90,9 +90,8 @@ class NvmlNode:
         """The processes on the card, by their pids as this process's PID namespace has them."""
         handle = self._handles[gpu.index]
         found: dict[int, GpuProcess] = {}
-        for name in ("nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetGraphicsRunningProcesses"):
-            rows: Any = _optional(name, (), getattr(pynvml, name), handle)
-            for row in rows:
+        for kind in ("Compute", "Graphics"):
+            for row in _running(kind, handle):
                 found[row.pid] = GpuProcess(row.pid, row.usedGpuMemory)
         return tuple(found.values())
 
@@ -243,6 +242,27 @@ class NvmlNode:
         )
 
 
+def _running(kind: str, handle: Any) -> Iterable[Any]:
+    """The rows of ``nvmlDeviceGet<kind>RunningProcesses``, in the newest form that the driver has.
+
+    The third came with r510, the second with r450, and both fill the same structure. A driver without either is
+    older than any that cgpu knows: what runs on its cards is not guessed.
+    """
+    for version in (3, 2):
+        name = f"nvmlDeviceGet{kind}RunningProcesses_v{version}"
+        try:
+            rows: Iterable[Any] = _optional_data(name, (), getattr(pynvml, name), handle)
+        except DriverError as error:
+            if not isinstance(error.__cause__, pynvml.NVMLError_FunctionNotFound):
+                raise
+            continue
+        return rows
+    raise DriverError(
+        f"this driver's NVML has no nvmlDeviceGet{kind}RunningProcesses_v2: it does not tell what runs on its GPUs",
+        "install a driver of series 450 or later",
+    )
+
+
 def _address(handle: Any) -> int | None:
     return ctypes.cast(handle, ctypes.c_void_p).value
 
@@ -263,11 +283,18 @@ def _ask(name: str, function: Callable[..., _Answer], *arguments: object) -> _An
 def _optional(name: str, default: _Answer, function: Callable[..., _Answer], *arguments: object) -> _Answer:
     """The answer, or ``default`` where this card or driver does not have the function or has no data."""
     try:
+        return _optional_data(name, default, function, *arguments)
+    except DriverError as error:
+        if isinstance(error.__cause__, pynvml.NVMLError_FunctionNotFound):
+            return default
+        raise
+
+
+def _optional_data(name: str, default: _Answer, function: Callable[..., _Answer], *arguments: object) -> _Answer:
+    """The answer, or ``default`` where this card does not support the question or has no data."""
+    try:
         return _ask(name, function, *arguments)
     except DriverError as error:
-        if isinstance(
-            error.__cause__,
-            pynvml.NVMLError_NotSupported | pynvml.NVMLError_FunctionNotFound | pynvml.NVMLError_NotFound,
-        ):
+        if isinstance(error.__cause__, pynvml.NVMLError_NotSupported | pynvml.NVMLError_NotFound):
             return default
         raise

@@ -152,11 +152,16 @@ def _print_ours(given: dict[str, Any], options: argparse.Namespace) -> int:
     from cgpu.compat.verdict import worst
 
     checks, about = check_ours(given), about_ours()
+    done = {one.name.removeprefix("ours:") for one in checks}
+    unchecked = [name for name in given if name not in done and not (name == "cgpu" and "alibaba" in done)]
     if options.json:
         rows = [one.as_json() for one in checks]
-        print(render.as_json({"checks": rows, "verdict": worst(checks).value, "data": about}))
+        verdict = worst(checks).value
+        print(render.as_json({"checks": rows, "verdict": verdict, "not_checked": unchecked, "data": about}))
     else:
         print(listing(checks))
+        if unchecked:
+            print(f"not checked, since this cgpu needs nothing of it: {', '.join(unchecked)}")
         for one in checks:
             if one.advice:
                 print(f"{one.name}: {one.advice}")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import select
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
 from cgpu.adapters.agent_client import error_from
 from cgpu.errors import AgentError
+from cgpu.readable import readable
 
 READY: Final = "ready"
 # A tenant's, and a service's: the agent is neither the one nor the other.
@@ -64,7 +64,7 @@ def _become_agent(command: Sequence[str], environment: Mapping[str, str], log: P
 def _read(descriptor: int, seconds: float, log: Path) -> str:
     """All that comes until the other end closes."""
     data = b""
-    while select.select([descriptor], [], [], seconds)[0]:
+    while readable(descriptor, seconds):
         part = os.read(descriptor, 65536)
         if not part:
             return data.decode()

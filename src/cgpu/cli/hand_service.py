@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 from pathlib import Path
 from typing import Final
 
 from cgpu.cli.detached_agent import start_detached
 from cgpu.errors import AgentError, StateError
+from cgpu.readable import readable
 from cgpu.settings import Settings
 
 _END_SECONDS: Final = 30.0
@@ -59,7 +59,7 @@ def end_process(pid: int) -> None:
         return
     try:
         signal.pidfd_send_signal(descriptor, signal.SIGTERM)
-        if not select.select([descriptor], [], [], _END_SECONDS)[0]:
+        if not readable(descriptor, _END_SECONDS):
             raise AgentError(f"the agent (pid {pid}) does not end", "see its log; the tenants run on")
     except ProcessLookupError:
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -93,4 +94,14 @@ def _text(info: dict[str, Any]) -> str:
             f"GPU {gpu['index']}: {gpu['name']}, {render.mebibytes(gpu['total_bytes'])}, {gpu['uuid']},"
             f" driver {gpu['driver_version']}{mark}" + (", MIG: not supported" if gpu["mig"] else "")
         )
+    lines += _misfits(info)
     return "\n".join(lines)
+
+
+def _misfits(info: dict[str, Any]) -> list[str]:
+    """What is to be said about the driver and the kernel, a line each."""
+    from cgpu.compat.ours import misfit
+
+    drivers = sorted({gpu["driver_version"] for gpu in info["gpus"]})
+    found = [misfit("kernel", os.uname().release), *(misfit("driver", driver) for driver in drivers)]
+    return [f"warning: {words}" for _, words in found if words]

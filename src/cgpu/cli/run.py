@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from cgpu.adapters.agent_client import AgentClient, SilentAgentError, tenant_path
 from cgpu.adapters.native import SHIM, content_named_copy, native_library
+from cgpu.adapters.program_file import Program, program_of
 from cgpu.cli.parsers import Subparsers, add_share, add_verb, share_amounts
 from cgpu.cli.private_agent import agent_or_private
 from cgpu.errors import AgentError, UsageError, public_code
@@ -75,6 +76,9 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     if options.sim is not None:
         os.environ.update(SimMachine.of_profile(options.sim).environment())
         settings = Settings.from_environment()
+    refused = why_refused(program_of(command[0], os.environ))
+    if refused:
+        return _say(command[0], refused, _NOT_EXECUTABLE)
     tenant_id = f"run-{os.getpid()}-{secrets.token_hex(4)}"
     client, tenant = _create(tenant_id, options, settings)
     environment = tenant_environment(os.environ, tenant, settings)
@@ -137,6 +141,24 @@ def _preloaded(shim: Path, region: Path, rest: str) -> str:
     return ":".join([*libraries, *others])
 
 
+def why_refused(program: Program | None) -> str:
+    """Why a program cannot be a tenant, empty where it can. It would not load the shim, or not start with it.
+
+    Whoever else runs without the shim is told of in docs/escapes.md. A static program is let through, since it may
+    start others.
+    """
+    if program is None:
+        return ""
+    if not program.native:
+        return f"it is a program of another architecture than {os.uname().machine}, and would run without limits"
+    if Path(program.loader).name.startswith("ld-musl-"):
+        return (
+            f"its C library is musl (its loader is {program.loader}): the library that holds a tenant to its share"
+            " needs glibc 2.17 or later, as NVIDIA's driver does. Build the program for glibc"
+        )
+    return ""
+
+
 def _become(command: list[str], environment: dict[str, str]) -> int:
     # Python ignores these; an ignored signal stays ignored through exec.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
@@ -150,5 +172,9 @@ def _become(command: list[str], environment: dict[str, str]) -> int:
             message, code = "no such command", _NOT_FOUND
     except OSError as error:
         message, code = str(error.strerror), _NOT_EXECUTABLE
-    print(f"cgpu: {command[0]}: {message} [{public_code('command')}]", file=sys.stderr)
+    return _say(command[0], message, code)
+
+
+def _say(command: str, message: str, code: int) -> int:
+    print(f"cgpu: {command}: {message} [{public_code('command')}]", file=sys.stderr)
     return code

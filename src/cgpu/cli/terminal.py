@@ -120,7 +120,10 @@ class Signals:
     def wait(self, keys: int | None) -> tuple[frozenset[int], str | None]:
         """What came: signals, and keys pressed; None for keys that will never come again (hung up)."""
         sources = [self._inbox.fileno()] if keys is None else [self._inbox.fileno(), keys]
-        ready, _, _ = select.select(sources, [], [])
+        poll = select.poll()
+        for source in sources:
+            poll.register(source, select.POLLIN)
+        ready = dict(poll.poll())
         numbers: frozenset[int] = frozenset()
         if sources[0] in ready:
             numbers = frozenset(self._inbox.recv(select.PIPE_BUF)) - {0}

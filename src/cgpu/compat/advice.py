@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cgpu.compat.alibaba import check, known
+from cgpu.compat.alibaba import check
 from cgpu.compat.dataset import Dataset
 from cgpu.compat.rules import Rule
 from cgpu.compat.verdict import Check, Verdict
-from cgpu.compat.versions import Version, instance_family, parse_version
+from cgpu.compat.versions import Version, instance_family, known, parse_version
 
 _CHANGEABLE: Final = ("driver", "toolkit", "kernel")
 """In the order in which they are best changed."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 from cgpu.compat.dataset import MATRICES, Dataset, Issue, Requirement, Row
 from cgpu.compat.rules import Rule
 from cgpu.compat.verdict import Check, Verdict, worst_first
-from cgpu.compat.versions import Version, instance_family, parse_version
+from cgpu.compat.versions import Version, instance_family, known, parse_version
 
 VERSIONS: Final = ("cgpu", "driver", "toolkit", "kernel", "kubernetes", "installer", "docker")
 _WORDS: Final = {
@@ -52,11 +52,6 @@ def not_checked(dataset: Dataset, given: Mapping[str, Any]) -> dict[str, str]:
         if missing and facts.cgpu is not None and (issue.affected is None or issue.affected.holds(facts.cgpu)):
             wanted[f"issue:{issue.id}"] = ", ".join(missing)
     return wanted
-
-
-def known(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts that are known of something that is there: without None and without ``none``."""
-    return {name: value for name, value in given.items() if value not in (None, "none")}
 
 
 class _Facts:

@@ -10,10 +10,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
-from cgpu.compat.alibaba import known
 from cgpu.compat.rules import Rule
 from cgpu.compat.verdict import Check, Verdict, worst_first
-from cgpu.compat.versions import Version, parse_version
+from cgpu.compat.versions import Version, known, parse_version
+from cgpu.errors import FactError
 
 _DRIVER_LAYER: Final = Rule.parse(">=615")
 _LAYER_SOURCE: Final = "NVML of driver r615: nvmlDeviceSetMemoryLimits_v1 limits a control group of version 2"
@@ -72,6 +72,22 @@ def check_ours(given: Mapping[str, Any]) -> tuple[Check, ...]:
     facts = known(given)
     checks = [_check(need, facts[need.fact]) for need in needs() if need.fact in facts]
     return worst_first([*checks, *_alibaba(given), *_layer(facts)])
+
+
+def misfit(fact: str, value: str) -> tuple[Verdict, str]:
+    """What our needs say of one version, and in words what is wrong with it: empty where it is supported.
+
+    A text that is no version, as a component may report one, is not known.
+    """
+    try:
+        (check,) = check_ours({fact: value})
+    except FactError:
+        return Verdict.UNKNOWN, f"the {fact} says that its version is {value!r}, which is no version"
+    if check.verdict is Verdict.SUPPORTED:
+        return check.verdict, ""
+    if check.verdict is Verdict.UNSUPPORTED:
+        return check.verdict, f"{fact} {value}: this cgpu {check.rule}"
+    return check.verdict, f"{fact} {value} is not known to this cgpu: {check.rule}"
 
 
 def _check(need: Need, value: Any) -> Check:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from cgpu.errors import FactError
 
@@ -65,6 +66,11 @@ def parse_version(field_name: str, text: str) -> Version:
     if match is None:
         raise FactError(field_name, f"not a version: {text!r}", f"write for example {example}")
     return Version.of(text.strip().removeprefix("v"), match[1])
+
+
+def known(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts that are known of something that is there: without None and without ``none``."""
+    return {name: value for name, value in given.items() if value not in (None, "none")}
 
 
 def instance_family(text: str) -> str:

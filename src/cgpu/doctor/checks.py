@@ -22,8 +22,8 @@ _ALIBABA_FACTS: Final = (
     *("installer", "docker"),
 )
 _OUR_FACTS: Final = (
-    *("kernel", "cgroup", "glibc", "driver", "docker", "podman", "containerd", "runc", "crun", "kubernetes"),
-    "seccomp",
+    *("kernel", "cgroup", "glibc", "driver", "toolkit", "docker", "podman", "containerd", "runc", "crun"),
+    *("kubernetes", "seccomp"),
 )
 _OUR_NEEDS: Final = ("kernel", "driver")
 _WAYS: Final = {

@@ -6,6 +6,7 @@ Fields, limits and rounding: resource.k8s.io/v1 (Kubernetes 1.36 and later; DRAC
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,6 +21,7 @@ API: Final = "resource.k8s.io/v1"
 DEVICES_PER_SLICE: Final = 64
 """With taints or without; the API server takes 128 where no device has a taint."""
 
+_DRIVER: Final = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,6}){0,2}")
 _NO_LAYER: Final = "none"
 _NO_POLICY: Final = Policy.NATIVE.name.lower()
 _UUID_DIGITS: Final = 8
@@ -153,7 +155,7 @@ def _device(card: Card, isolation: Isolation, name: str) -> dict[str, Any]:
         names.UUID: {"string": card.gpu.uuid},
         names.INDEX: {"int": card.gpu.index},
         names.PRODUCT: {"string": card.gpu.name},
-        names.DRIVER_VERSION: {"version": _version(card.gpu.driver_version)},
+        **_version(card.gpu.driver_version),
         names.ISOLATION: {"string": isolation.value},
         names.MEMORY_LAYER: {"string": layer},
         names.POLICY: {"string": policy},
@@ -172,7 +174,12 @@ def _range(value: str, step: str, default: str, *, minimum: str) -> dict[str, An
     return {"value": value, "requestPolicy": {"default": default, "validRange": {"min": minimum, "step": step}}}
 
 
-def _version(text: str) -> str:
-    """NVIDIA's "535.54.03" as a semantic version, which has no leading zeros and three parts."""
-    parts = [str(int(part)) if part.isdigit() else "0" for part in text.split(".")]
-    return ".".join([*parts, "0", "0"][:3])
+def _version(text: str) -> dict[str, Any]:
+    """The driver's version as an attribute; none where what the driver says is no version.
+
+    NVIDIA's "535.54.03" as a semantic version, which has no leading zeros and three parts.
+    """
+    if _DRIVER.fullmatch(text) is None:
+        return {}
+    parts = [str(int(part)) for part in text.split(".")]
+    return {names.DRIVER_VERSION: {"version": ".".join([*parts, "0", "0"][:3])}}

@@ -115,6 +115,10 @@ def test_our_own_needs_have_both_sides():
 
     assert ours(kernel="5.3.0") == {"ours:kernel": Verdict.SUPPORTED}
     assert ours(kernel="5.2.21") == {"ours:kernel": Verdict.UNSUPPORTED}
+    assert ours(kernel="7.1") == {"ours:kernel": Verdict.UNKNOWN}
+    assert ours(driver="999.1") == {"ours:driver": Verdict.UNKNOWN}
+    assert ours(toolkit="1.18.1-1") == {"ours:toolkit": Verdict.SUPPORTED}
+    assert ours(toolkit="3.0") == {"ours:toolkit": Verdict.UNKNOWN}
     assert ours(glibc="2.17") == {"ours:glibc": Verdict.SUPPORTED}
     assert ours(glibc="2.12") == {"ours:glibc": Verdict.UNSUPPORTED}
     assert ours(kubernetes="v1.36.0")["ours:kubernetes"] is Verdict.SUPPORTED

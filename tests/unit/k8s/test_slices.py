@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -191,3 +192,13 @@ def test_after_a_plan_there_is_nothing_left_to_plan(before: int, after: int, gen
     assert not plan(now, "node", "uid", offered)
     assert {item["spec"]["pool"]["resourceSliceCount"] for item in now} == {len(now)}
     assert len({item["spec"]["pool"]["generation"] for item in now}) == 1
+
+
+@pytest.mark.parametrize(
+    ("driver", "attribute"),
+    [("999.1", {"version": "999.1.0"}), ("620.06", {"version": "620.6.0"}), ("N/A", None), ("", None), ("5.x.1", None)],
+)
+def test_a_version_that_is_none_is_not_published(driver: str, attribute: dict[str, str] | None):
+    known = card(3)
+    (device,) = devices([replace(known, gpu=replace(known.gpu, driver_version=driver))], BOTH, {})
+    assert device["attributes"].get("driverVersion") == attribute

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -19,6 +18,7 @@ from typing import Final, Protocol
 
 from cgpu.doctor.probes.files import LIMITS, RECORDED
 from cgpu.doctor.probes.tree import Tree, UnknownError, reason
+from cgpu.readable import readable
 
 OUTPUTS: Final = RECORDED.removesuffix("/*")
 """The folder below the root with the commands' outputs."""
@@ -143,7 +143,7 @@ class HostCommands:
         descriptor = process.stdout.fileno()
         deadline = time.monotonic() + self._seconds
         data = b""
-        while select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        while readable(descriptor, deadline - time.monotonic()):
             part = os.read(descriptor, 1 << 14)
             if not part:
                 return data
