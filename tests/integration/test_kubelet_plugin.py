@@ -121,11 +121,14 @@ def test_claims_of_one_call_fail_one_by_one(parts: tuple[KubeletPlugin, Preparat
     assert preparations.unprepared == [ClaimKey("a", "good", "1")]
 
 
-def test_health_is_told_at_once_when_it_changes(parts: tuple[KubeletPlugin, Preparations, Health, list[str]]):
+@pytest.mark.parametrize("version", ["v1", "v1alpha1"])  # that is what the kubelet of 1.36 calls
+def test_health_is_told_at_once_when_it_changes(
+    parts: tuple[KubeletPlugin, Preparations, Health, list[str]], version: str
+):
     plugin, _, state, _ = parts
     with grpc.insecure_channel(f"unix:{plugin.endpoint}", options=[("grpc.default_authority", "localhost")]) as channel:
         watch = channel.unary_stream(
-            "/v1.DRAResourceHealth/NodeWatchResources",
+            f"/{version}.DRAResourceHealth/NodeWatchResources",
             request_serializer=health.NodeWatchResourcesRequest.SerializeToString,
             response_deserializer=health.NodeWatchResourcesResponse.FromString,
         )

@@ -29,6 +29,7 @@ _LOG: Final = logging.getLogger(__name__)
 _KIND: Final = "DRAPlugin"
 _DRA: Final = "v1.DRAPlugin"
 _HEALTH: Final = "v1.DRAResourceHealth"
+_HEALTH_1_36: Final = "v1alpha1.DRAResourceHealth"  # what that release's kubelet calls, whatever it is offered
 _SOCKET_PATH_MAX: Final = 107  # bytes, of a Unix socket's path
 _THREADS: Final = 32
 _STOP_S: Final = 5.0
@@ -123,7 +124,7 @@ class KubeletPlugin:
     def start(self) -> None:
         """Serve: first the endpoint, then the socket by which the kubelet learns of it."""
         self.endpoint.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
-        self._serve(self.endpoint, (_dra_handler(self._preparer), self._health_handler()))
+        self._serve(self.endpoint, (_dra_handler(self._preparer), *self._health_handlers()))
         self._serve(self.registration, (self._registration_handler(),))
 
     def stop(self) -> None:
@@ -163,13 +164,15 @@ class KubeletPlugin:
         }
         return grpc.method_handlers_generic_handler("pluginregistration.Registration", handlers)
 
-    def _health_handler(self) -> grpc.GenericRpcHandler:
+    def _health_handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
+        """Of both versions, whose messages are the same."""
         handler = grpc.unary_stream_rpc_method_handler(
             self._watch_health,
             request_deserializer=health.NodeWatchResourcesRequest.FromString,
             response_serializer=health.NodeWatchResourcesResponse.SerializeToString,
         )
-        return grpc.method_handlers_generic_handler(_HEALTH, {"NodeWatchResources": handler})
+        methods = {"NodeWatchResources": handler}
+        return tuple(grpc.method_handlers_generic_handler(service, methods) for service in (_HEALTH, _HEALTH_1_36))
 
     def _watch_health(self, _: object, context: grpc.ServicerContext) -> Iterator[health.NodeWatchResourcesResponse]:
         """The whole list each time, more than once in the time after which the kubelet takes it for unknown."""
