@@ -9,9 +9,11 @@
 #include <sys/prctl.h>
 
 #include "futex_words.h"
+#include "guard.h"
 #include "seat.h"
 
 #define HEARTBEAT_NS 50000000u
+#define LOOK_BEATS 4 /* at every so many heartbeats everybody is looked at, who may have died without a word */
 #define POLL_NS 1000000u /* where the kernel cannot wait on several words */
 #define WINDOW_MAX_NS 2000000000u
 #define QUEUE_PART 2
@@ -29,18 +31,27 @@ struct cgpu_arbiter {
   struct cgpu_turns turns;
   struct cgpu_seat seat[CGPU_POLICY_TENANTS]; /* same places as in turns */
   uint64_t heartbeat_ns;                      /* latest */
+  unsigned beats;
   uint64_t due_ns;                            /* next pass */
   uint64_t wakeups, cpu_ns;
 };
 
-static void look(struct cgpu_arbiter *arbiter, unsigned place) {
-  struct cgpu_turns_sight sight = cgpu_seat_read(&arbiter->seat[place]);
+static void observe(struct cgpu_arbiter *arbiter, unsigned place, bool owners) {
+  struct cgpu_turns_sight sight = cgpu_seat_read(&arbiter->seat[place], owners);
   cgpu_arbiter_turns_observe(&arbiter->turns, (int)place, &sight);
 }
 
+static void look(struct cgpu_arbiter *arbiter, unsigned place) { observe(arbiter, place, false); }
+
 static void look_at_all(struct cgpu_arbiter *arbiter) {
   for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
-    if (arbiter->seat[i].taken) look(arbiter, i);
+    if (arbiter->seat[i].taken) observe(arbiter, i, true);
+  }
+}
+
+static void look_at_holders(struct cgpu_arbiter *arbiter) {
+  for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
+    if (arbiter->seat[i].taken && cgpu_arbiter_turns_holds(&arbiter->turns, (int)i)) observe(arbiter, i, true);
   }
 }
 
@@ -81,6 +92,7 @@ static void account(struct cgpu_arbiter *arbiter, unsigned place) {
 
 static void beat(struct cgpu_arbiter *arbiter, uint64_t now_ns) {
   arbiter->heartbeat_ns = now_ns;
+  arbiter->beats++;
   for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
     if (!arbiter->seat[i].taken) continue;
     account(arbiter, i);
@@ -120,8 +132,9 @@ static uint64_t step(struct cgpu_arbiter *arbiter, int place) {
   uint64_t now_ns = futex_now_ns(), next_ns;
   pass_time(arbiter, now_ns);
   bool heartbeat = now_ns - arbiter->heartbeat_ns >= HEARTBEAT_NS;
-  if (heartbeat) {
-    look_at_all(arbiter); /* also what nobody has announced: processes that died */
+  bool everybody = heartbeat && arbiter->beats % LOOK_BEATS == 0;
+  if (everybody) {
+    look_at_all(arbiter);
   } else if (place >= 0) {
     look(arbiter, (unsigned)place);
   } else if (place == WOKEN_BY_ANY) {
@@ -129,6 +142,7 @@ static uint64_t step(struct cgpu_arbiter *arbiter, int place) {
   } else if (arbiter->turns.phase == CGPU_TURNS_DRAINING) {
     look(arbiter, (unsigned)arbiter->turns.holder); /* what it waits for elsewhere is not announced here */
   }
+  if (heartbeat && !everybody) look_at_holders(arbiter); /* one that has died keeps the card from the others */
   do {
     next_ns = cgpu_arbiter_turns_decide(&arbiter->turns);
   } while (publish(arbiter));
@@ -261,10 +275,12 @@ int cgpu_arbiter_start(const struct cgpu_policy_settings *settings, struct cgpu_
   struct cgpu_arbiter *arbiter = calloc(1, sizeof *arbiter);
   if (!arbiter) return ENOMEM;
   pthread_mutex_init(&arbiter->lock, NULL);
+  cgpu_guard_grants();
   arbiter->due_ns = futex_now_ns();
   cgpu_arbiter_turns_init(&arbiter->turns, settings, arbiter->due_ns);
   sigset_t all, old; /* the signals of the process are its main thread's */
   sigfillset(&all);
+  sigdelset(&all, SIGBUS); /* that one is the thread's own */
   pthread_sigmask(SIG_SETMASK, &all, &old);
   error = pthread_create(&arbiter->thread, NULL, run, arbiter);
   pthread_sigmask(SIG_SETMASK, &old, NULL);
@@ -307,6 +323,14 @@ int cgpu_arbiter_add(struct cgpu_arbiter *arbiter, uint64_t id, int usage_fd, in
   pthread_mutex_lock(&arbiter->lock);
   int error = add(arbiter, id, usage_fd, grants_fd, row, share);
   if (!error) changed(arbiter);
+  pthread_mutex_unlock(&arbiter->lock);
+  return error;
+}
+
+int cgpu_arbiter_watch(struct cgpu_arbiter *arbiter, uint64_t id, int locks_fd) {
+  pthread_mutex_lock(&arbiter->lock);
+  int place = find(arbiter, id);
+  int error = place == CGPU_POLICY_NOBODY ? ENOENT : cgpu_seat_watch(&arbiter->seat[place], locks_fd);
   pthread_mutex_unlock(&arbiter->lock);
   return error;
 }

@@ -38,6 +38,9 @@ CGPU_ARBITER_API void cgpu_arbiter_stop(struct cgpu_arbiter *arbiter);
  * EEXIST: the id is there already; EPROTO: not a region of this version; ENOSPC: no place left. */
 CGPU_ARBITER_API int cgpu_arbiter_add(struct cgpu_arbiter *arbiter, uint64_t id, int usage_fd, int grants_fd,
                                       uint32_t row, const struct cgpu_policy_share *share);
+/* Lets the arbiter see by the tenant's locks who of its processes is dead: the card is then not kept for what it
+ * wanted. The descriptor stays the caller's. ENOENT: no such id. */
+CGPU_ARBITER_API int cgpu_arbiter_watch(struct cgpu_arbiter *arbiter, uint64_t id, int locks_fd);
 /* ENOENT: no such id. The tenant's leftover processes run freely from then on. */
 CGPU_ARBITER_API int cgpu_arbiter_remove(struct cgpu_arbiter *arbiter, uint64_t id);
 CGPU_ARBITER_API int cgpu_arbiter_update(struct cgpu_arbiter *arbiter, uint64_t id,

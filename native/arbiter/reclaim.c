@@ -7,9 +7,11 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -20,8 +22,17 @@
 /* The paths may be those of open files, /proc/self/fd/N: a region's names may be gone.
  * 0: the slot is free now, and its charge returned. -EAGAIN: its owner lives. Otherwise a negative
  * errno value: -EINVAL for a slot out of range or a file that is not of this version, -EIO when the file
- * shrank under the attempt. */
+ * shrank under the attempt, or was written to all the time. */
 EXPORT int cgpu_arbiter_reclaim(const char *usage_path, const char *locks_path, unsigned slot);
+
+/* The same for many slots of one tenant, each by itself: what a tenant writes into its file decides how many it
+ * seems to have left behind, and must not cost the agent a process for each. Of several errors it is the last. */
+EXPORT int cgpu_arbiter_reclaim_all(const char *usage_path, const char *locks_path, const unsigned *slots,
+                                    unsigned count);
+
+/* A tenant that writes on and on to the words that are being changed can make the attempt fail for as long: so much
+ * time of the processor it may take. All slots there can be take a hundredth of it. */
+#define PROCESSOR_US 100000
 
 /* The tenant's processes may write the file: nothing in it is trusted but its size, looked at first. */
 static int map_usage(const char *path, struct cgpu_usage **usage) {
@@ -42,18 +53,26 @@ static int map_usage(const char *path, struct cgpu_usage **usage) {
   return -EINVAL;
 }
 
-static int reclaim(const char *usage_path, const char *locks_path, unsigned slot) {
+static int reclaim_one(struct cgpu_usage *usage, int locks, unsigned slot) {
+  struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = slot, .l_len = 1};
+  if (fcntl(locks, F_OFD_SETLK, &lock) != 0) return errno == EACCES ? -EAGAIN : -errno;
+  if (__atomic_load_n(&usage->slot[slot].header.state, __ATOMIC_ACQUIRE) == CGPU_SLOT_LIVE)
+    cgpu_charge_reclaim(usage, slot);
+  lock.l_type = F_UNLCK;
+  return fcntl(locks, F_OFD_SETLK, &lock) == 0 ? 0 : -errno;
+}
+
+static int reclaim(const char *usage_path, const char *locks_path, const unsigned *slots, unsigned count) {
   struct cgpu_usage *usage = NULL;
   int result = map_usage(usage_path, &usage);
   if (result) return result;
   int locks = open(locks_path, O_RDWR | O_CLOEXEC);
-  struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = slot, .l_len = 1};
-  if (locks < 0 || fcntl(locks, F_OFD_SETLK, &lock) != 0) {
-    result = errno == EACCES && locks >= 0 ? -EAGAIN : -errno;
-  } else if (__atomic_load_n(&usage->slot[slot].header.state, __ATOMIC_ACQUIRE) == CGPU_SLOT_LIVE) {
-    cgpu_charge_reclaim(usage, slot);
-    syscall(SYS_futex, &usage->header.doorbell, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+  if (locks < 0) result = -errno;
+  for (unsigned i = 0; locks >= 0 && i < count; i++) {
+    int error = reclaim_one(usage, locks, slots[i]);
+    if (error) result = error;
   }
+  syscall(SYS_futex, &usage->header.doorbell, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
   if (locks >= 0) close(locks);
   munmap(usage, sizeof *usage);
   return result;
@@ -61,14 +80,27 @@ static int reclaim(const char *usage_path, const char *locks_path, unsigned slot
 
 /* In a child process: a tenant that truncates its file while it is mapped gets whoever touches it a
  * SIGBUS, and that must not be the agent. The child calls nothing but the system. */
-int cgpu_arbiter_reclaim(const char *usage_path, const char *locks_path, unsigned slot) {
-  if (slot >= CGPU_MAX_SLOTS) return -EINVAL;
+int cgpu_arbiter_reclaim_all(const char *usage_path, const char *locks_path, const unsigned *slots, unsigned count) {
+  for (unsigned i = 0; i < count; i++) {
+    if (slots[i] >= CGPU_MAX_SLOTS) return -EINVAL;
+  }
   pid_t child = fork();
   if (child < 0) return -errno;
-  if (child == 0) _exit(-reclaim(usage_path, locks_path, slot));
+  if (child == 0) {
+    sigset_t none;
+    sigemptyset(&none);
+    signal(SIGPROF, SIG_DFL);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    setitimer(ITIMER_PROF, &(struct itimerval){.it_value = {.tv_usec = PROCESSOR_US}}, NULL);
+    _exit(-reclaim(usage_path, locks_path, slots, count));
+  }
   int status;
   while (waitpid(child, &status, 0) < 0) {
     if (errno != EINTR) return -errno;
   }
   return WIFEXITED(status) ? -WEXITSTATUS(status) : -EIO;
+}
+
+int cgpu_arbiter_reclaim(const char *usage_path, const char *locks_path, unsigned slot) {
+  return cgpu_arbiter_reclaim_all(usage_path, locks_path, &slot, 1);
 }

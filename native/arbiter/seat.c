@@ -38,7 +38,7 @@ int cgpu_seat_open(struct cgpu_seat *seat, uint64_t id, int usage_fd, int grants
   if (row >= CGPU_MAX_GPUS) return EINVAL;
   int error = check(usage_fd, grants_fd);
   if (error) return error;
-  *seat = (struct cgpu_seat){.id = id, .row = row, .readable = true};
+  *seat = (struct cgpu_seat){.id = id, .row = row, .readable = true, .locks_fd = -1};
   seat->usage_fd = fcntl(usage_fd, F_DUPFD_CLOEXEC, 3);
   if (seat->usage_fd < 0) return errno;
   /* PROT_READ: nothing of the tenant's is written by the arbiter. */
@@ -63,7 +63,16 @@ void cgpu_seat_close(struct cgpu_seat *seat) {
   munmap(seat->usage, sizeof(struct cgpu_usage));
   munmap(seat->grants, sizeof(struct cgpu_grants));
   close(seat->usage_fd);
+  if (seat->locks_fd >= 0) close(seat->locks_fd);
   seat->taken = false;
+}
+
+int cgpu_seat_watch(struct cgpu_seat *seat, int locks_fd) {
+  int own = fcntl(locks_fd, F_DUPFD_CLOEXEC, 3);
+  if (own < 0) return errno;
+  if (seat->locks_fd >= 0) close(seat->locks_fd);
+  seat->locks_fd = own;
+  return 0;
 }
 
 const _Atomic(uint32_t) *cgpu_seat_doorbell(const struct cgpu_seat *seat) {
@@ -79,8 +88,19 @@ static uint32_t wants_elsewhere(const struct cgpu_usage_slot *slot, uint32_t row
   return gate & CGPU_GATE_WANT;
 }
 
+/* Whether the owner of a slot is gone: the kernel gives its lock back with its last descriptor. One that lives and
+ * has closed all its descriptors takes the lock again, and is seen again. */
+static bool owner_gone(struct cgpu_seat *seat, uint32_t index, uint64_t claim, bool look) {
+  if (look) {
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = index, .l_len = 1};
+    bool gone = fcntl(seat->locks_fd, F_OFD_GETLK, &lock) == 0 && lock.l_type == F_UNLCK;
+    seat->gone[index] = gone ? claim + 1 : 0;
+  }
+  return seat->gone[index] && seat->gone[index] == claim + 1;
+}
+
 /* Adds up the gate words of living processes. The common case of a few processes is one read. */
-static bool read_slots(const struct cgpu_seat *seat, struct cgpu_turns_sight *sight) {
+static bool read_slots(struct cgpu_seat *seat, bool owners, struct cgpu_turns_sight *sight) {
   static _Thread_local struct {
     struct cgpu_usage_header header;
     struct cgpu_usage_gpu gpu[CGPU_MAX_GPUS];
@@ -96,7 +116,9 @@ static bool read_slots(const struct cgpu_seat *seat, struct cgpu_turns_sight *si
     seen = part.header.slots_seen < CGPU_MAX_SLOTS ? part.header.slots_seen : CGPU_MAX_SLOTS;
     for (uint32_t i = 0; i < SLOTS_PER_READ && first + i < seen; i++) {
       const struct cgpu_usage_slot *slot = &part.slot[i];
-      if (slot->header.state != CGPU_SLOT_LIVE) continue;
+      uint32_t says = slot->gpu[seat->row].gate | wants_elsewhere(slot, seat->row);
+      if (slot->header.state != CGPU_SLOT_LIVE || !says) continue;
+      if (owner_gone(seat, first + i, slot->header.claim, owners && seat->locks_fd >= 0)) continue;
       sight->want = sight->want || slot->gpu[seat->row].gate & CGPU_GATE_WANT;
       sight->busy = sight->busy || slot->gpu[seat->row].gate & CGPU_GATE_BUSY;
       sight->elsewhere = sight->elsewhere || wants_elsewhere(slot, seat->row);
@@ -118,7 +140,7 @@ bool cgpu_seat_rung(const struct cgpu_seat *seat) {
   return !read_doorbell(seat, &doorbell) || doorbell != seat->doorbell;
 }
 
-struct cgpu_turns_sight cgpu_seat_read(struct cgpu_seat *seat) {
+struct cgpu_turns_sight cgpu_seat_read(struct cgpu_seat *seat, bool owners) {
   struct cgpu_turns_sight sight = {0}, nothing = {0};
   /* First the doorbell, then what it announces: a ring after this read ends the next wait at once.
    * And both after whatever was published before: a process shows that it is busy before it looks
@@ -126,7 +148,7 @@ struct cgpu_turns_sight cgpu_seat_read(struct cgpu_seat *seat) {
   atomic_thread_fence(memory_order_seq_cst);
   seat->readable = read_doorbell(seat, &seat->doorbell);
   atomic_thread_fence(memory_order_seq_cst);
-  seat->readable = seat->readable && read_slots(seat, &sight);
+  seat->readable = seat->readable && read_slots(seat, owners, &sight);
   return seat->readable ? sight : nothing;
 }
 

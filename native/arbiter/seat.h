@@ -24,6 +24,8 @@ struct cgpu_seat {
   void *usage; /* never dereferenced here */
   struct cgpu_grants *grants;
   uint32_t doorbell; /* value before the latest read of the gate words */
+  int locks_fd;      /* -1: nobody knows who is dead */
+  uint64_t gone[CGPU_MAX_SLOTS]; /* the claim, plus one, of an owner that no longer holds the slot's lock; 0: none */
   struct cgpu_turns_grant published;
   struct cgpu_seat_account base; /* what the region said when the seat was taken */
 };
@@ -33,8 +35,13 @@ struct cgpu_seat {
 int cgpu_seat_open(struct cgpu_seat *seat, uint64_t id, int usage_fd, int grants_fd, uint32_t row);
 void cgpu_seat_close(struct cgpu_seat *seat);
 
-/* What the gate words of the tenant's living processes say. Nothing when the file is unreadable. */
-struct cgpu_turns_sight cgpu_seat_read(struct cgpu_seat *seat);
+/* From now on it is looked who is dead, by this file of locks. The descriptor stays the caller's. 0 or an errno. */
+int cgpu_seat_watch(struct cgpu_seat *seat, int locks_fd);
+
+/* What the gate words of the tenant's living processes say. Nothing when the file is unreadable. With `owners` it is
+ * looked anew who of those that say anything is dead: the words of a process that was killed stay as they were, and
+ * the card would wait for it. */
+struct cgpu_turns_sight cgpu_seat_read(struct cgpu_seat *seat, bool owners);
 
 /* Whether the doorbell was rung since that read, as far as can be told. */
 bool cgpu_seat_rung(const struct cgpu_seat *seat);

@@ -173,6 +173,14 @@ void cg_note_contexts(int gpu, int change) {
   cg_lock_give(&process->account_lock);
 }
 
+void cg_keep_slot(void) {
+  struct cg_process *process = cg_process();
+  if (!atomic_load(&process->registered) || process->region.state != CG_REGION_READY) return;
+  cg_lock_take(&process->account_lock);
+  cg_slot_hold(process);
+  cg_lock_give(&process->account_lock);
+}
+
 void cg_note_denied(int gpu) {
   const struct cg_region *region = cg_region();
   if (region->state == CG_REGION_READY && gpu >= 0)

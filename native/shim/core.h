@@ -80,6 +80,9 @@ struct cg_region {
  * child); later calls cost one load. Never null. */
 const struct cg_region *cg_region(void);
 
+/* Makes sure that the slot is still this process's own, and takes another when it is not; for who waits long. */
+void cg_keep_slot(void);
+
 /* The region's GPU row of a device, matched by UUID; -1 when the device is not the tenant's. */
 int cg_gpu_of_device(CUdevice device);
 /* The same for the calling thread's current context; -1 also when there is none. */

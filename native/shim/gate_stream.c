@@ -80,6 +80,27 @@ static struct gate_stream *find_stream(struct gate_context *context, CUstream ha
   return stream ? stream : add_stream(context, handle, thread);
 }
 
+static void recycle(struct gate_stream *stream) {
+  atomic_store(&stream->gone, true);
+  stream->next = spare_streams;
+  spare_streams = stream;
+}
+
+/* Takes back records of streams that are gone and never had a launch counted, as those of a tenant without a gate:
+ * the watcher, which takes back the others, has never heard of them, and may not even run. With the lock. */
+static void drop_uncounted(struct gate_context *context) {
+  struct gate_stream **link = &context->streams;
+  while (*link) {
+    struct gate_stream *stream = *link;
+    if (stream->gone && !atomic_load(&stream->submitted) && !gate_has_markers(stream)) {
+      *link = stream->next;
+      recycle(stream);
+    } else {
+      link = &stream->next;
+    }
+  }
+}
+
 /* The thread that owned these per-thread default streams has ended. */
 static void thread_ended(void *thread) {
   gate_lock();
@@ -88,6 +109,7 @@ static void thread_ended(void *thread) {
     for (struct gate_stream *stream = context->streams; stream; stream = stream->next) {
       if (stream->thread == (int)(intptr_t)thread) atomic_store(&stream->gone, true);
     }
+    drop_uncounted(context);
   }
   gate_unlock();
   gate_watch_kick();
@@ -218,12 +240,6 @@ void gate_mark_tails(void) {
   }
 }
 
-static void recycle(struct gate_stream *stream) {
-  atomic_store(&stream->gone, true);
-  stream->next = spare_streams;
-  spare_streams = stream;
-}
-
 void gate_sweep(struct gate_context *context) {
   struct gate_stream **link = &context->streams;
   while (*link) {
@@ -266,6 +282,7 @@ void cg_gate_forget_stream(CUstream handle) {
   gate_lock();
   gate_batches_end();
   struct gate_stream *stream = find_anywhere(handle);
+  struct gate_context *context = stream ? stream->context : NULL;
   gate_unlock();
   if (!stream) return;
   mark_end(stream);
@@ -276,6 +293,9 @@ void cg_gate_forget_stream(CUstream handle) {
   gate_watch_settle();
   while (atomic_flag_test_and_set(&stream->marking)) sched_yield(); /* gate_mark_tails of another thread */
   atomic_flag_clear(&stream->marking);
+  gate_lock();
+  drop_uncounted(context);
+  gate_unlock();
   gate_watch_kick();
 }
 

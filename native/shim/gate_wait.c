@@ -8,6 +8,7 @@
 #define LONG_QUANTA 50     /* of it, at most, for work that is known to be long */
 #define EXPECTED_NS 150000u /* how long a slot that should begin, or should have begun, is waited for awake */
 #define POLL_NS 1000000u   /* where the kernel cannot wait on two words */
+#define KEEP_NS 250000000u /* who has waited so long makes sure that the arbiter can still see that it waits */
 
 bool gate_heartbeat_lost(uint64_t now_ns) {
   uint64_t beat_ns = GATE_LOAD(&cg_region()->grants->header.heartbeat_ns);
@@ -157,9 +158,21 @@ static bool await_expected(struct gate_gpu *gpu, uint32_t seen) {
   return true;
 }
 
+/* Somebody may have written over the tenant's file, or cleared it: what was said there is said again, in another
+ * slot if need be. */
+static void keep_waiting(struct gate_gpu *gpu) {
+  cg_keep_slot();
+  const struct cg_region *region = cg_region();
+  if (region->state != CG_REGION_READY) return;
+  if (GATE_LOAD(&region->usage->slot[region->slot].gpu[gpu->row].gate) & CGPU_GATE_WANT) return;
+  gate_lock();
+  gate_show(gpu, true);
+  gate_unlock();
+}
+
 void gate_wait(struct gate_gpu *gpu, enum cg_work work, uint64_t amount, bool taken) {
   const _Atomic(uint32_t) *grant = (const _Atomic(uint32_t) *)&gpu->grants->grant;
-  uint64_t began_ns = futex_now_ns(), until_ns = 0;
+  uint64_t began_ns = futex_now_ns(), kept_ns = began_ns, until_ns = 0;
   want(gpu, amount, taken);
   for (;;) {
     struct futex_word words[2] = {
@@ -170,6 +183,10 @@ void gate_wait(struct gate_gpu *gpu, enum cg_work work, uint64_t amount, bool ta
     if (atomic_load(&gpu->inflight)) gate_watch_kick();
     if (await_expected(gpu, (uint32_t)words[0].value)) continue;
     futex_wait_any(words, 2, until_ns, POLL_NS);
+    uint64_t now_ns = futex_now_ns();
+    if (now_ns - kept_ns < KEEP_NS) continue;
+    kept_ns = now_ns;
+    keep_waiting(gpu);
   }
   want_no_more(gpu, futex_now_ns() - began_ns);
 }

@@ -50,7 +50,11 @@ static uint64_t elf_bytes(const unsigned char *image, uint64_t readable) {
 static uint64_t image_bytes(const char *image) {
   if (!image) return 0;
   if (strncmp(image, ELFMAG, SELFMAG) == 0) return elf_bytes((const unsigned char *)image, UINT64_MAX);
-  if (strncmp(image, WRAPPER_MAGIC, 4) == 0) return image_bytes(((const struct fat_wrapper *)(const void *)image)->data);
+  if (strncmp(image, WRAPPER_MAGIC, 4) == 0) {
+    const char *wrapped = ((const struct fat_wrapper *)(const void *)image)->data;
+    /* One in another, or in itself without end, is no image to the driver either. */
+    return wrapped && strncmp(wrapped, WRAPPER_MAGIC, 4) != 0 ? image_bytes(wrapped) : 0;
+  }
   if (strncmp(image, FATBINARY_MAGIC, 4) == 0) return ((const struct fat_header *)(const void *)image)->payload_bytes;
   return strlen(image); /* PTX */
 }

@@ -183,7 +183,8 @@ bool cg_slot_hold(struct cg_process *process) {
   struct cgpu_usage *usage = process->region.usage;
   unsigned slot = process->region.slot;
   uint64_t now = coarse_now_ns();
-  bool claimed = __atomic_load_n(&usage->slot[slot].header.claim, __ATOMIC_SEQ_CST) == process->claim;
+  bool claimed = __atomic_load_n(&usage->slot[slot].header.claim, __ATOMIC_SEQ_CST) == process->claim &&
+                 __atomic_load_n(&usage->slot[slot].header.state, __ATOMIC_RELAXED) == CGPU_SLOT_LIVE;
   if (claimed && now - process->lock_checked_ns < LOCK_CHECK_NS) return true;
   int saved = errno, cancel;
   pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);

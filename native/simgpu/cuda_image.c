@@ -259,6 +259,8 @@ static CUresult read_fatbin(const unsigned char *data, size_t size, int card, st
 }
 
 static CUresult read_unjoined(const void *data, size_t size, int card, struct sim_image *image) {
+  if (magic_of(data, size) == (uint32_t)JOINED_MAGIC) /* of which there is none within another */
+    return CUDA_ERROR_INVALID_IMAGE;
   if (magic_of(data, size) != FATBIN_MAGIC)
     return read_code(data, size, card, image);
   size_t extent = fatbin_extent(data, size);

@@ -151,6 +151,7 @@ static CUresult card_exchange(CUstreamCaptureMode *mode) {
 _Atomic(const struct cg_driver *) cg_driver_table = &driver;
 const struct cg_driver *cg_driver_fill(void) { return &driver; }
 const struct cg_region *cg_region(void) { return &region; }
+void cg_keep_slot(void) {} /* the slot is this program's for ever */
 int cg_gpu_current(void) { return current == CONTEXT ? ROW : -1; }
 void cg_say_once(bool *said, const char *format, ...) {
   *said = true;

@@ -1,6 +1,7 @@
 // A process is killed at every single instruction of a charge and of a return: nothing leaks, nothing counts twice.
 // sources: tests/support/no_driver.c shim/account.c shim/region.c shim/region_slot.c shim/say.c
 // sanitizers: no
+// emulated: no
 #include <signal.h>
 #include <sys/ptrace.h>
 #include <sys/wait.h>

@@ -1,9 +1,11 @@
-// sources: arbiter/policy.c arbiter/turns.c arbiter/seat.c arbiter/arbiter.c
+// sources: arbiter/policy.c arbiter/turns.c arbiter/seat.c arbiter/guard.c arbiter/arbiter.c
+// emulated: no
 /* The arbiter's thread over real files and futexes: the tenants are threads of this program, each with
  * a region in memory, whose "work" is to be busy for a while. */
 #include "../arbiter/arbiter.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,7 +54,7 @@ static void make(struct tenant *tenant, uint64_t id) {
   memset(tenant, 0, sizeof *tenant);
   tenant->id = id;
   tenant->usage_fd = file("usage", sizeof(struct cgpu_usage));
-  tenant->grants_fd = file("grants", sizeof(struct cgpu_grants));
+  tenant->grants_fd = file("tenant/grants", sizeof(struct cgpu_grants));
   tenant->usage = map(tenant->usage_fd, sizeof(struct cgpu_usage));
   tenant->grants = map(tenant->grants_fd, sizeof(struct cgpu_grants));
   tenant->usage->header.magic = CGPU_USAGE_MAGIC;
@@ -265,6 +267,58 @@ static void test_shortened_file(void) {
   unmake(&other);
 }
 
+/* Nor the agent's file, which only who is the same user can shorten. */
+static void test_shortened_grants(void) {
+  struct cgpu_arbiter *arbiter;
+  struct tenant hostile, other;
+  make(&hostile, 1);
+  make(&other, 2);
+  CHECK(start(CGPU_POLICY_PREEMPTIVE, &arbiter) == 0);
+  CHECK(add(arbiter, &hostile, 1) == 0 && add(arbiter, &other, 1) == 0);
+  CHECK(ftruncate(hostile.grants_fd, 0) == 0);
+  rest_until(futex_now_ns() + 150 * MS); /* several heartbeats are written */
+  say(&other, CGPU_GATE_WANT);
+  CHECK(await(&other, CGPU_GRANT_OPEN));
+  cgpu_arbiter_stop(arbiter);
+  unmake(&hostile);
+  unmake(&other);
+}
+
+/* What a killed process was about to do is nobody's any more, long before its slot is free. One that has only
+ * closed its descriptors takes its lock again, and is heard again. */
+static void test_dead_process_wants_nothing(void) {
+  struct cgpu_arbiter *arbiter;
+  struct tenant dead, other;
+  char path[64];
+  int locks = file("locks", 0);
+  struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 19, .l_len = 1};
+  snprintf(path, sizeof path, "/proc/self/fd/%d", locks);
+  int owner = open(path, O_RDWR);
+  CHECK(owner >= 0 && fcntl(owner, F_OFD_SETLK, &lock) == 0);
+  make(&dead, 1);
+  make(&other, 2);
+  CHECK(start(CGPU_POLICY_PREEMPTIVE, &arbiter) == 0);
+  CHECK(add(arbiter, &dead, 1) == 0 && add(arbiter, &other, 1) == 0);
+  CHECK(cgpu_arbiter_watch(arbiter, 1, locks) == 0 && cgpu_arbiter_watch(arbiter, 3, locks) == ENOENT);
+  say(&dead, CGPU_GATE_BUSY | CGPU_GATE_WANT);
+  CHECK(await(&dead, CGPU_GRANT_OPEN));
+  close(owner);
+  rest_until(futex_now_ns() + 150 * MS);
+  struct cgpu_arbiter_tenant_counters counters;
+  CHECK(cgpu_arbiter_tenant(arbiter, 1, &counters) == 0 && !counters.want && !counters.busy);
+  say(&other, CGPU_GATE_BUSY | CGPU_GATE_WANT);
+  CHECK(await(&other, CGPU_GRANT_OPEN));
+  CHECK(atomic_load(ATOMIC(&other.grants->gpu[ROW].contenders)) == 1);
+  owner = open(path, O_RDWR);
+  CHECK(owner >= 0 && fcntl(owner, F_OFD_SETLK, &lock) == 0);
+  CHECK(await(&dead, CGPU_GRANT_OPEN));
+  cgpu_arbiter_stop(arbiter);
+  close(owner);
+  close(locks);
+  unmake(&dead);
+  unmake(&other);
+}
+
 /* What the tenant had had stands in its region, and goes on from there. */
 static void test_second_arbiter_goes_on_with_the_regions_counters(void) {
   struct cgpu_arbiter *arbiter;
@@ -360,6 +414,8 @@ int main(void) {
   test_shares_by_weight();
   test_holder_that_never_ends_does_not_block();
   test_shortened_file();
+  test_shortened_grants();
+  test_dead_process_wants_nothing();
   test_heartbeat_and_rest();
   return 0;
 }

@@ -1,5 +1,6 @@
 // sources: simgpu/card_cgroup.c simgpu/card_context.c simgpu/card_engine.c simgpu/card_fault.c simgpu/card_list.c simgpu/card_lock.c simgpu/card_phys.c simgpu/card_process.c simgpu/card_profile.c simgpu/card_pump.c simgpu/card_state.c simgpu/card_submit.c simgpu/card_usage.c simgpu/card_wait.c
 // sanitizers: no
+// emulated: no
 // A kill at any instruction of any call leaves a whole machine, gives back all that the dead process
 // held, and harms nobody else. The child is stepped by ptrace and killed after N instructions.
 #include <signal.h>

@@ -1,4 +1,5 @@
 // sources: shim/gate.c shim/gate_wait.c shim/gate_stream.c shim/gate_marker.c shim/gate_cost.c shim/gate_watch.c shim/gate_capture.c shim/gate_batch.c
+// emulated: no
 /* The gate of one process, with the test as arbiter and a card that keeps to the clock. */
 #include "gate_card.h"
 
@@ -409,6 +410,19 @@ static void test_closed_slot_ends_a_batch(void) {
   CHECK(!atomic_load(&gate_gpu(ROW)->inflight));
 }
 
+static void test_word_that_somebody_has_cleared_is_said_again(void) {
+  struct waiting waiting;
+  settle();
+  grant(CGPU_GRANT_CLOSED, 0, 2);
+  start(&waiting, CG_WORK_KERNEL, STREAM(1), SHORT_KEY, 0);
+  CHECK(await(CGPU_GATE_WANT, CGPU_GATE_WANT));
+  atomic_store(ATOMIC(&usage.slot[5].gpu[ROW].gate), 0);
+  CHECK(await(CGPU_GATE_WANT, CGPU_GATE_WANT));
+  grant(CGPU_GRANT_OPEN, UINT64_MAX, 2);
+  pthread_join(waiting.thread, NULL);
+  settle();
+}
+
 static void test_no_batch_for_what_takes_long_or_is_not_known(void) {
   settle();
   gate_cost_learn(LONG_KEY, 15 * MS);
@@ -462,6 +476,7 @@ int main(void) {
   test_every_launch_of_a_batch_is_counted();
   test_room_that_is_not_used_comes_back();
   test_closed_slot_ends_a_batch();
+  test_word_that_somebody_has_cleared_is_said_again();
   test_no_batch_for_what_takes_long_or_is_not_known();
   test_a_stream_or_capture_ends_batches();
   test_alone_against_the_clock();
