@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import subprocess
 import sys
 import termios
@@ -13,6 +12,7 @@ from typing import Any, Self
 
 import pyte
 
+from cgpu.readable import readable
 from tests.integration.conftest import SECONDS, eventually
 
 # The program leads a session whose terminal this is: that is who gets Ctrl-C and SIGWINCH.
@@ -67,7 +67,7 @@ class Terminal:
 
     def look(self) -> list[str]:
         """The lines now."""
-        while select.select([self._master], [], [], 0)[0]:
+        while readable(self._master, 0):
             piece = os.read(self._master, 1 << 16)
             self.raw += piece
             self._stream.feed(piece)

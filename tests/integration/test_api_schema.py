@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "openapi.json"
 
 
 @pytest.fixture
-def schema(tmp_path: Path) -> Any:
+def schema(tmp_path: Path) -> Iterator[Any]:
     """The API over a fake node; its caller is root and runs."""
     host, node = FakeHost(), FakeNode((gpu(0), gpu(1)))
     host.spawn(50)
@@ -47,7 +48,8 @@ def schema(tmp_path: Path) -> Any:
         environment[PEER] = Peer(50, 0, 0)
         return api(environment, start_response)
 
-    return schemathesis.openapi.from_wsgi("/openapi.json", application)
+    yield schemathesis.openapi.from_wsgi("/openapi.json", application)
+    state.close()
 
 
 OPERATIONS = [

@@ -149,3 +149,16 @@ def test_what_the_page_shows_is_what_happens():
     assert len(shown) >= 3
     for command, output in shown:
         assert compat(*command.split()).stdout == output, command
+
+
+def test_ours_names_what_is_not_known_and_what_it_does_not_check():
+    given = ("--ours", "--kernel", "7.1", "--toolkit", "3.0", "--instance", "gn7i")
+    result = compat(*given, "--json")
+    document = json.loads(result.stdout)
+    assert result.returncode == 1
+    assert {check["name"]: check["verdict"] for check in document["checks"]} == {
+        "ours:kernel": "unknown",
+        "ours:toolkit": "unknown",
+    }
+    assert document["not_checked"] == ["instance"]
+    assert "not checked, since this cgpu needs nothing of it: instance\n" in compat(*given).stdout

@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import re
-import select
 import subprocess
 import tarfile
 import xml.etree.ElementTree as ET
@@ -17,6 +16,7 @@ import pytest
 
 import cgpu
 from cgpu.doctor.facts import KINDS
+from cgpu.readable import readable
 from tests.integration.conftest import CGPU, SECONDS
 from tests.unit.doctor import trees
 from tests.unit.doctor.nodes import FINE
@@ -270,7 +270,7 @@ def test_progress_is_for_a_terminal_only():
     reader, terminal = pty.openpty()
     try:
         subprocess.run([CGPU[0], "-c", code], stderr=terminal, env=environment, timeout=SECONDS, check=True)
-        assert select.select([reader], [], [], 5)[0]
+        assert readable(reader, 5)
         assert os.read(reader, 4096).decode() == "\r\x1b[Kcgpu doctor: 1 of 5000 nodes\r\x1b[K"
     finally:
         os.close(reader)

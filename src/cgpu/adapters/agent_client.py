@@ -83,7 +83,7 @@ class AgentClient:
             return answer.status, None
         try:
             document = json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise AgentError(f"{self.path} does not speak the agent's language") from error
         if answer.status >= http.HTTPStatus.BAD_REQUEST:
             raise error_from(document)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from cgpu.adapters.native import ARBITER, native_library
 from cgpu.errors import RegionError, StateError
-from cgpu.model.region_files import GRANTS, USAGE
+from cgpu.model.region_files import GRANTS, LOCKS, USAGE
 from cgpu.model.tenant import Gpu, GpuPolicy, Policy, Share
 
 _NS_PER_MS: Final = 1_000_000
@@ -70,14 +70,16 @@ class NativeArbiter:
         thread = self._thread(gpu)
         usage = os.open(region / USAGE, os.O_RDONLY | os.O_CLOEXEC)
         grants = os.open(region / GRANTS, os.O_RDWR | os.O_CLOEXEC)
+        locks = os.open(region / LOCKS, os.O_RDONLY | os.O_CLOEXEC)
         try:
             number = self._next_id
             _check(
                 "add", self._library.cgpu_arbiter_add(thread, number, usage, grants, row, _native_share(share)), region
             )
+            _check("watch", self._library.cgpu_arbiter_watch(thread, number, locks), region)
         finally:
-            os.close(usage)
-            os.close(grants)
+            for descriptor in (usage, grants, locks):
+                os.close(descriptor)
         self._next_id += 1
         self._ids[gpu.uuid, region] = number
 
@@ -114,17 +116,17 @@ class NativeArbiter:
         self._library.cgpu_arbiter_counters(self._threads[gpu.uuid], ctypes.byref(counters))
         return {name: int(getattr(counters, name)) for name in _COUNTERS}
 
-    def reclaim(self, region: Path, slot: int, opened: tuple[int, int]) -> bool:
-        """Return what a dead process had charged; False while it is not dead after all.
+    def reclaim(self, region: Path, slots: Sequence[int], opened: tuple[int, int]) -> None:
+        """Return what dead processes had charged; one that is not dead after all is left alone.
 
-        ``opened``: descriptors of the region's usage and locks files, whose names may be gone.
+        ``opened``: descriptors of the region's usage and locks files, whose names may be gone. Takes a tenth of a
+        second at most, whatever the tenant does to its file meanwhile. Raises RegionError.
         """
         usage, locks = (f"/proc/self/fd/{descriptor}".encode() for descriptor in opened)
-        result = self._library.cgpu_arbiter_reclaim(usage, locks, slot)
-        if result == -errno.EAGAIN:
-            return False
-        _check("reclaim", -result, region)
-        return True
+        numbers = (ctypes.c_uint * len(slots))(*slots)
+        result = self._library.cgpu_arbiter_reclaim_all(usage, locks, numbers, len(slots))
+        if result != -errno.EAGAIN:
+            _check("reclaim", -result, region)
 
     def _thread(self, gpu: Gpu) -> ctypes.c_void_p:
         if gpu.uuid not in self._threads:
@@ -168,10 +170,12 @@ def _load() -> ctypes.CDLL:
     library.cgpu_arbiter_stop.argtypes = (handle,)
     library.cgpu_arbiter_stop.restype = None
     library.cgpu_arbiter_add.argtypes = (handle, number, ctypes.c_int, ctypes.c_int, word, share)
+    library.cgpu_arbiter_watch.argtypes = (handle, number, ctypes.c_int)
     library.cgpu_arbiter_remove.argtypes = (handle, number)
     library.cgpu_arbiter_update.argtypes = (handle, number, share)
     library.cgpu_arbiter_set_policy.argtypes = (handle, ctypes.c_void_p)
     library.cgpu_arbiter_counters.argtypes = (handle, ctypes.c_void_p)
     library.cgpu_arbiter_counters.restype = None
-    library.cgpu_arbiter_reclaim.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint)
+    slots = ctypes.POINTER(ctypes.c_uint)
+    library.cgpu_arbiter_reclaim_all.argtypes = (ctypes.c_char_p, ctypes.c_char_p, slots, ctypes.c_uint)
     return library

@@ -39,7 +39,7 @@ class CheckpointStore:
             raise StateError(f"{self.path}: {error.strerror}") from error
         try:
             document = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self.set_aside(f"not JSON: {error}") from error
         if not isinstance(document, dict) or document.get("version") != VERSION:
             raise self.set_aside(f"not a checkpoint of version {VERSION}")

@@ -7,7 +7,6 @@ is made in a process of its own, because a process that has used CUDA keeps memo
 from __future__ import annotations
 
 import os
-import select
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -17,6 +16,7 @@ from typing import Final
 from cgpu.adapters.native import SIMULATED_CUDA, native_library
 from cgpu.adapters.nvml import GpuProcess
 from cgpu.model.tenant import Gpu
+from cgpu.readable import readable
 
 _SECONDS: Final = 20.0  # a card without persistence mode takes some seconds to wake
 
@@ -70,7 +70,6 @@ def measure_context(
 
 def _memory_of(child: subprocess.Popen[str], gpu: Gpu, processes: Callable[[Gpu], Iterable[GpuProcess]]) -> int | None:
     assert child.stdout is not None
-    answered, _, _ = select.select([child.stdout], [], [], _SECONDS)
-    if not answered or child.stdout.readline() != "ready\n":
+    if not readable(child.stdout.fileno(), _SECONDS) or child.stdout.readline() != "ready\n":
         return None
     return next((row.memory_bytes for row in processes(gpu) if row.host_pid == child.pid), None)

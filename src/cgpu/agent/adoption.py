@@ -13,7 +13,7 @@ from cgpu.adapters.cgroup import is_within
 from cgpu.adapters.checkpoint import CheckpointStore
 from cgpu.adapters.process import Identity
 from cgpu.agent.containers import own_cgroup
-from cgpu.agent.documents import Member, NodeDocument, ProcessRef, Record, decode
+from cgpu.agent.documents import UNDECODABLE, Member, NodeDocument, ProcessRef, Record, decode
 from cgpu.agent.ports import Cgroups, Processes
 from cgpu.agent.wishes import tenant_of
 from cgpu.errors import RegionError
@@ -101,5 +101,5 @@ def checkpointed(store: CheckpointStore) -> NodeDocument | None:
         return None
     try:
         return decode(data)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except UNDECODABLE as error:
         raise store.set_aside(f"not a checkpoint: {error!r}") from error

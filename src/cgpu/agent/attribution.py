@@ -6,6 +6,7 @@ tenant in whose cgroup it is or with whose region it was started, and then it we
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -56,14 +57,6 @@ class TenantFacts:
     unstable: frozenset[int] = frozenset()  # slots whose charge moved while NVML was asked
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """The memory of one new context, context and modules included."""
-
-    bytes: int
-    launched: bool  # work ran before the sample: it may hold more than the context
-
-
 @dataclass(slots=True)
 class Attributed:
     """One tenant on one card, by NVML."""
@@ -73,7 +66,10 @@ class Attributed:
     processes: list[ProcessUsage] = field(default_factory=list)
     host_pids: list[int] = field(default_factory=list)
     surplus: dict[int, tuple[int, int]] = field(default_factory=dict)  # slot -> bytes, charge_seq
-    sample: Sample | None = None
+    context_bytes: int | None = None  # the least that a process with one context holds beyond what it asked for
+    registered: int = 0  # processes on the card that own a slot
+    charged_bytes: int = 0  # by these
+    beyond_bytes: int = 0  # what the card holds for these beyond that, those whose charge moved left out
 
 
 class Observed(NamedTuple):
@@ -104,16 +100,45 @@ class Card:
     memory: Memory
 
 
-def attribute(processes: Iterable[CardProcess], tenants: Iterable[TenantFacts], before: Memory, now_ns: int) -> Card:
+class Owned(NamedTuple):
+    """A slot, and whose it is."""
+
+    tenant: TenantFacts
+    slot: Slot
+    key: SlotKey
+
+
+class Owners:
+    """The tenants on one card, and their slots by who has registered them."""
+
+    def __init__(self, tenants: Iterable[TenantFacts]) -> None:
+        self.tenants = tuple(tenants)
+        self._by_key: dict[SlotKey, Owned] = {}
+        self._by_process: defaultdict[tuple[int, int], list[Owned]] = defaultdict(list)  # pid, start
+        for tenant in self.tenants:
+            for slot in tenant.slots:
+                owned = Owned(tenant, slot, SlotKey(tenant.id, slot.index, slot.claim))
+                self._by_key[owned.key] = owned
+                self._by_process[slot.pid, slot.start_ticks].append(owned)
+
+    def slots_of(self, identity: Identity) -> tuple[Owned, ...]:
+        """The slots of a process that lives: several where a tenant has written another's process into its own."""
+        found = self._by_process.get((identity.pid, identity.start_ticks), ())
+        return tuple(row for row in found if identity.is_same(_identity(row.slot)))
+
+    def slot(self, key: SlotKey | None) -> Owned | None:
+        """One life of a slot; None when it is over."""
+        return None if key is None else self._by_key.get(key)
+
+
+def attribute(processes: Iterable[CardProcess], owners: Owners, before: Memory, now_ns: int) -> Card:
     """Give each process of the card to its tenant."""
-    tenants = tuple(tenants)
-    result = {tenant.id: Attributed() for tenant in tenants}
-    slots = [(tenant, slot, SlotKey(tenant.id, slot.index, slot.claim)) for tenant in tenants for slot in tenant.slots]
+    result = {tenant.id: Attributed() for tenant in owners.tenants}
     after = Memory()
     lingering: set[SlotKey] = set()
     unknown_ending = False
     for process in processes:
-        match = _slot_of(process, slots, before)
+        match = _owned(process, owners, before)
         if match is not None:
             tenant, slot, key = match
             after.owners[process.host_pid] = key
@@ -121,7 +146,7 @@ def attribute(processes: Iterable[CardProcess], tenants: Iterable[TenantFacts], 
                 lingering.add(key)
             _add(result[tenant.id], process, tenant, slot, _History(key, before, after, now_ns))
             continue
-        outsider = next((tenant for tenant in tenants if _belongs(process, tenant)), None)
+        outsider = next((tenant for tenant in owners.tenants if _belongs(process, tenant)), None)
         if outsider is not None:
             _add_bypassing(result[outsider.id], process)
         elif process.identity is None:
@@ -154,17 +179,17 @@ class _History:
         return self.now_ns - last.since_ns >= STEADY_NS
 
 
-def _slot_of(
-    process: CardProcess, slots: list[tuple[TenantFacts, Slot, SlotKey]], before: Memory
-) -> tuple[TenantFacts, Slot, SlotKey] | None:
-    for entry in slots:
-        slot = entry[1]
-        if process.identity is None:
-            if before.owners.get(process.host_pid) == entry[2]:
-                return entry
-        elif process.identity.is_same(Identity(slot.pid, slot.start_ticks, slot.pid_namespace)):
-            return entry
-    return None
+def _owned(process: CardProcess, owners: Owners, before: Memory) -> Owned | None:
+    if process.identity is None:
+        return owners.slot(before.owners.get(process.host_pid))
+    found = owners.slots_of(process.identity)
+    if len(found) > 1:
+        return next((row for row in found if _belongs(process, row.tenant)), found[0])
+    return found[0] if found else None
+
+
+def _identity(slot: Slot) -> Identity:
+    return Identity(slot.pid, slot.start_ticks, slot.pid_namespace)
 
 
 def _belongs(process: CardProcess, tenant: TenantFacts) -> bool:
@@ -180,15 +205,17 @@ def _add(result: Attributed, process: CardProcess, tenant: TenantFacts, slot: Sl
     result.host_pids.append(process.host_pid)
     result.processes.append(ProcessUsage(slot.pid, process.host_pid, slot.command, truth))
     unstable = slot.index in tenant.unstable
+    result.registered += 1
+    result.charged_bytes += on_gpu.charge_bytes
+    result.beyond_bytes += 0 if unstable else max(0, truth - on_gpu.charge_bytes)
     result.overhead_bytes += history.overhead(truth, on_gpu.charge_bytes, unstable=unstable)
     if unstable or process.memory_bytes is None or not slot.alive or on_gpu.contexts == 0:
         return
     if history.steady(on_gpu.charge_seq, truth):
         result.surplus[slot.index] = (max(0, on_gpu.charge_bytes - truth), on_gpu.charge_seq)
-    if on_gpu.contexts == 1:
-        sample = Sample(max(0, truth - on_gpu.explicit_bytes), on_gpu.launches > 0)
-        if result.sample is None or sample.bytes > result.sample.bytes:
-            result.sample = sample
+    beyond = truth - on_gpu.explicit_bytes  # the context, and what has no size that is asked for: arrays, modules
+    if on_gpu.contexts == 1 and beyond > 0:
+        result.context_bytes = min(beyond, result.context_bytes or beyond)
 
 
 def _add_bypassing(result: Attributed, process: CardProcess) -> None:
@@ -198,22 +225,3 @@ def _add_bypassing(result: Attributed, process: CardProcess) -> None:
     result.overhead_bytes += truth
     result.host_pids.append(process.host_pid)
     result.processes.append(ProcessUsage(pid, process.host_pid, process.command, truth, bypasses_shim=True))
-
-
-@dataclass(frozen=True, slots=True)
-class ContextEstimate:
-    """What is charged for a context of a GPU before NVML has shown what it really takes."""
-
-    bytes: int
-    measured: bool = False
-    launched: bool = True  # measured on a process that had already run work
-
-    def learn(self, sample: Sample) -> ContextEstimate:
-        """The largest seen; what was measured on a fresh context replaces what was not."""
-        if sample.bytes == 0:
-            return self
-        if not self.measured or (self.launched and not sample.launched):
-            return ContextEstimate(sample.bytes, measured=True, launched=sample.launched)
-        if sample.bytes > self.bytes and sample.launched <= self.launched:
-            return ContextEstimate(sample.bytes, measured=True, launched=sample.launched)
-        return self

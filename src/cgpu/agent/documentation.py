@@ -197,7 +197,7 @@ TENANT: Final = _object(
         "refuse_managed": _BOOLEAN,
         "lifetime": {"type": "string", "enum": ["explicit", "caller"]},
         "simulated": _BOOLEAN,
-        "fault": _string("what is wrong with its region; empty when nothing is"),
+        "fault": _string("what is wrong with its region, or contradicts what the card says; empty when nothing is"),
         "shares": {"type": "array", "items": SHARE},
     }
 )

@@ -1,4 +1,4 @@
-"""The checkpoint's document: tenants, policies and learned sizes to JSON and back."""
+"""The checkpoint's document: tenants, policies and measured sizes to JSON and back."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import functools
 from dataclasses import asdict, dataclass
 from typing import Any, Final, NamedTuple
 
-from cgpu.agent.attribution import ContextEstimate
 from cgpu.model.tenant import GpuPolicy, MemoryLayer, Policy, Share, Tenant
+
+UNDECODABLE: Final = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
+"""What ``decode`` raises; the last for a size that is Infinity."""
 
 _ENCODED_MAX: Final = 1024  # records; a node of 16 full cards has 320
 
@@ -56,7 +58,7 @@ class NodeDocument:
 
     records: dict[str, Record]
     policies: dict[str, GpuPolicy]  # by GPU UUID
-    contexts: dict[str, ContextEstimate]  # by GPU UUID, measured ones only
+    contexts: dict[str, int]  # what a bare context takes, by GPU UUID; measured ones only
     limits: frozenset[Limit] = frozenset()  # written down before they are set, and until they are cleared
     leaves: frozenset[str] = frozenset()  # cgroups of tenants that have ended, which may still be there
 
@@ -84,19 +86,19 @@ def encode(document: NodeDocument) -> dict[str, Any]:
     return {
         "tenants": [_encoded(record) for record in document.records.values()],
         "policies": {uuid: asdict(policy) for uuid, policy in document.policies.items()},
-        "contexts": {uuid: asdict(estimate) for uuid, estimate in document.contexts.items()},
+        "contexts": document.contexts,
         "limits": sorted(document.limits),
         "leaves": sorted(document.leaves),
     }
 
 
 def decode(data: dict[str, Any]) -> NodeDocument:
-    """The document again. Raises KeyError, TypeError or ValueError for what ``encode`` cannot have written."""
+    """The document again. Raises one of UNDECODABLE for what ``encode`` cannot have written."""
     records = [_record(row) for row in data["tenants"]]
     return NodeDocument(
         records={record.tenant.id: record for record in records},
         policies={uuid: _policy(row) for uuid, row in data["policies"].items()},
-        contexts={uuid: ContextEstimate(**row) for uuid, row in data["contexts"].items()},
+        contexts={str(uuid): int(size) for uuid, size in data["contexts"].items()},
         limits=frozenset(Limit(str(cgroup), str(gpu_uuid)) for cgroup, gpu_uuid in data.get("limits", [])),
         leaves=frozenset(map(str, data.get("leaves", []))),
     )

@@ -11,7 +11,7 @@ from cgpu.adapters.cgroup import CgroupTree
 from cgpu.adapters.checkpoint import VERSION
 from cgpu.adapters.process import ProcessTable
 from cgpu.agent.adoption import adopt, region_folders
-from cgpu.agent.documents import Record, decode
+from cgpu.agent.documents import UNDECODABLE, Record, decode
 from cgpu.agent.survey import REGION_VARIABLE
 from cgpu.errors import RegionError, StateError
 from cgpu.region.layout import CGPU_REGION_MAJOR
@@ -70,7 +70,7 @@ def _checkpointed(settings: Settings) -> dict[str, Record] | None:
         return None
     try:
         return decode(document).records
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except UNDECODABLE:
         return None
 
 
@@ -82,7 +82,7 @@ def _document(settings: Settings) -> dict[str, object]:
         return {}
     except OSError as error:
         raise StateError(f"{settings.checkpoint}: {error.strerror}", "run it as root") from error
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return document if isinstance(document, dict) else {}
 

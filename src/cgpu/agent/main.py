@@ -20,13 +20,15 @@ from cgpu.adapters.checkpoint import CheckpointStore
 from cgpu.adapters.context_probe import measure_context
 from cgpu.adapters.notify import READY, STOPPING, notify
 from cgpu.adapters.nvml import NvmlNode
-from cgpu.adapters.process import ProcessTable, ProcessWatch
+from cgpu.adapters.process import ProcessTable, ProcessWatch, pidfd_error
 from cgpu.agent.api import Api
+from cgpu.agent.fitness import check_node
 from cgpu.agent.folder import RuntimeFolder
 from cgpu.agent.ledger import Ledger
 from cgpu.agent.locks import GpuLocks
 from cgpu.agent.ports import ArbiterControl, GpuNode
 from cgpu.agent.reconcile import Reconciler
+from cgpu.agent.rounds import Rounds
 from cgpu.agent.server import ApiServer
 from cgpu.agent.state import NodeState
 from cgpu.agent.views import Views
@@ -34,6 +36,7 @@ from cgpu.errors import RefusedError, StateError
 from cgpu.settings import Settings
 
 _LOG: Final = logging.getLogger(__name__)
+_NS_PER_S: Final = 10**9
 _PREDECESSOR_SECONDS: Final = 5.0
 _FIRST_TENANT_SECONDS: Final = 30.0  # how long a private agent waits for the tenant it was started for
 
@@ -95,7 +98,7 @@ class Agent:
             arbiter.start()
             undo.callback(arbiter.stop)
             self.state.recover()
-            self._reconciler = Reconciler(self.state, node, processes)
+            self._reconciler = Reconciler(self.state, node)
             self._watch = ProcessWatch()
             undo.callback(self._watch.close)
             views = Views(self.state, node, private=private, runtime_dir=str(settings.runtime_dir))
@@ -153,9 +156,15 @@ class Agent:
     def _loop(self) -> None:
         had_tenant = False
         started = time.monotonic()
+        rounds = Rounds(round(self._settings.reconcile_seconds * _NS_PER_S))
+        ended: set[int] = set()
+        woken = True
         while not self._stopping.is_set():
-            self._make_folder_again()
-            watched = self._reconciler.tick(time.monotonic_ns())
+            now_ns = time.monotonic_ns()
+            turn = rounds.turn(now_ns, self.state.card_groups(), self._reconciler.cards_of(ended), woken=woken)
+            if turn.chores:
+                self._make_folder_again()
+            watched = self._reconciler.tick(now_ns, turn.cards, chores=turn.chores)
             had_tenant |= watched.tenants_left > 0
             waited_long = time.monotonic() - started > _FIRST_TENANT_SECONDS
             if (
@@ -168,7 +177,9 @@ class Agent:
                 self.state.remove_leaves(_LEAVES_SECONDS)
                 return
             self._watch.watch_only(watched.host_pids)
-            self._watch.wait(self._settings.reconcile_seconds)
+            ended = self._watch.wait(turn.wait_ns / _NS_PER_S)
+            is_early = time.monotonic_ns() - now_ns < turn.wait_ns
+            woken = not ended.isdisjoint(watched.firsts) or (not ended and is_early)
 
 
 def run_agent(
@@ -183,14 +194,17 @@ def run_agent(
     ``beside`` makes what runs while it serves, such as Kubernetes' node driver; it is also there where
     Alibaba's cGPU is active, since it has to tell the cluster and to serve the pods that run.
 
-    Raises AgentError when another agent has the folder or a GPU, DriverError without NVML,
-    RefusedError where Alibaba's cGPU is active, StateError when the folder or the checkpoint cannot be used.
+    Raises AgentError when another agent has the folder or a GPU, DriverError without NVML or with a driver that is too
+    old, RefusedError where Alibaba's cGPU is active or the kernel lacks what is needed, StateError when the folder or
+    the checkpoint cannot be used.
     """
     if beside is None:
         _refuse_beside_alibaba(settings)
     limit_arenas(1)  # with 20 callers at a time the others held 30 MiB
     driver = driver_tree(settings)
     node = NvmlNode(settings.sim_state, None if driver is None else driver.library_here(NVML))
+    for words in check_node(node.driver_version(), os.uname().release, pidfd_error()):
+        _LOG.warning("%s", words)
     agent = Agent(settings, NativeArbiter(), node, private=private)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())

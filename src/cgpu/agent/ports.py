@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -133,8 +133,8 @@ class ArbiterControl(Protocol):
     def counters(self, gpu: Gpu) -> Mapping[str, int]:
         """Slots given, time held and the like since the start."""
 
-    def reclaim(self, region: Path, slot: int, opened: tuple[int, int]) -> bool:
-        """Return what a dead process had charged; False while it is not dead after all.
+    def reclaim(self, region: Path, slots: Sequence[int], opened: tuple[int, int]) -> None:
+        """Return what dead processes had charged; one that is not dead after all is left alone. Raises RegionError.
 
         ``opened``: descriptors of the region's usage and locks files, whose names may be gone.
         """

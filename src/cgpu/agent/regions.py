@@ -6,7 +6,7 @@ What is to be in them is decided elsewhere. Every method may be repeated: after 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from cgpu.agent.adoption import region_folders
@@ -87,9 +87,9 @@ class Regions:
         for share in tenant.shares:
             self._arbiter.update_tenant(gpus[share.gpu_uuid], self.folder(tenant.id), share)
 
-    def reclaim(self, tenant_id: str, slot: int) -> None:
-        """Return what a dead process of the tenant had charged. Its region has to be open."""
-        self._arbiter.reclaim(self.folder(tenant_id), slot, self._live[tenant_id].reader.descriptors())
+    def reclaim(self, tenant_id: str, slots: Sequence[int]) -> None:
+        """Return what dead processes of the tenant had charged. Its region has to be open. Raises RegionError."""
+        self._arbiter.reclaim(self.folder(tenant_id), slots, self._live[tenant_id].reader.descriptors())
 
     def make_folders(self, tenant_ids: Iterable[str]) -> None:
         """Make the folders of containers again, without files. Raises StateError."""

@@ -11,14 +11,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from cgpu.adapters.checkpoint import CheckpointStore
 from cgpu.agent.adoption import adopt, checkpointed
-from cgpu.agent.attribution import ContextEstimate
 from cgpu.agent.containers import cgroup_of_container, is_container, joined, process_of_container, without_ended
 from cgpu.agent.documents import Limit, Member, NodeDocument, ProcessRef, Record, encode
 from cgpu.agent.leaves import Leaves, leaves_of
@@ -29,6 +28,7 @@ from cgpu.agent.members import held
 from cgpu.agent.ports import ArbiterControl, Cgroups, GpuNode, Processes
 from cgpu.agent.regions import Regions
 from cgpu.agent.room import check_card, check_cards, check_change, gpu_named, occupancy, record_named
+from cgpu.agent.rounds import Group, groups_of
 from cgpu.agent.survey import REGION_VARIABLE, Subject, Survey, Surveyor
 from cgpu.agent.wishes import NOBODY, Caller, ShareChange, changed, same_wish
 from cgpu.errors import (
@@ -112,6 +112,13 @@ class NodeState:
         """The card with this index or UUID. Raises NoSuchGpuError."""
         return gpu_named(name, self._gpus.values())
 
+    def card_groups(self) -> tuple[Group, ...]:
+        """All cards, those together that have a tenant in common."""
+        with self.lock:
+            known = self._gpus.keys()
+            shares = ([share.gpu_uuid for share in row.tenant.shares] for row in self._document.records.values())
+            return groups_of(known, shares)
+
     def records(self) -> tuple[Record, ...]:
         """All tenants, oldest first."""
         with self.lock:
@@ -144,8 +151,12 @@ class NodeState:
         return ComputeLayer.NONE if self.policy_in_force(gpu) is Policy.NATIVE else ComputeLayer.SLOTS
 
     def context_bytes(self, gpu: Gpu) -> int:
-        """What is charged for a context of the card before NVML has shown what it takes."""
-        return self.context_estimate(gpu).bytes
+        """What is charged for a context of the card before NVML has shown what it takes: as measured, or a guess."""
+        return self.measured_context_bytes(gpu) or self._unmeasured_context_bytes
+
+    def measured_context_bytes(self, gpu: Gpu) -> int | None:
+        """What a bare context of our own took; None where it could not be measured."""
+        return self._document.contexts.get(gpu.uuid)
 
     def has_ended(self, record: Record) -> bool:
         """Whether the whole process tree of a tenant that lives as long as one is gone."""
@@ -162,7 +173,7 @@ class NodeState:
                 Subject(
                     id=tenant_id,
                     cgroups=record.cgroups,
-                    region=self.region(tenant_id),
+                    region=reader.folder,
                     reader=reader,
                     gpu_uuids=tuple(share.gpu_uuid for share in record.tenant.shares),
                 )
@@ -307,16 +318,6 @@ class NodeState:
             self._refresh((gpu.uuid,))
             self._step("policy:done")
 
-    def learn_context(self, gpu: Gpu, estimate: ContextEstimate) -> None:
-        """A better size for contexts of this card."""
-        with self.lock:
-            if self._document.contexts.get(gpu.uuid) != estimate:
-                self._commit(contexts={**self._document.contexts, gpu.uuid: estimate})
-
-    def context_estimate(self, gpu: Gpu) -> ContextEstimate:
-        """The present size for contexts of this card."""
-        return self._document.contexts.get(gpu.uuid) or ContextEstimate(self._unmeasured_context_bytes)
-
     def close_if_empty(self) -> bool:
         """Refuse tenants from now on, if there are none: for an agent that ends with its last tenant."""
         with self.lock:
@@ -336,9 +337,9 @@ class NodeState:
             self.regions.close()
             self._locks.release()
 
-    def reclaim(self, tenant_id: str, slot: int) -> None:
-        """Return what a dead process of the tenant had charged."""
-        self.regions.reclaim(tenant_id, slot)
+    def reclaim(self, tenant_id: str, slots: Sequence[int]) -> None:
+        """Return what dead processes of the tenant had charged. Raises RegionError."""
+        self.regions.reclaim(tenant_id, slots)
 
     # ---- after a death ----
 
@@ -377,6 +378,8 @@ class NodeState:
     def bring_limits(self) -> None:
         """Set and clear what the driver has refused before, or has not been told. Raises DriverError."""
         with self.lock:
+            if not self._document.limits and MemoryLayer.DRIVER not in self.limits.layers(self._gpus.values()):
+                return
             for error in self.clear_limits():
                 raise error
             self.limits.apply(wanted_limits(self.records()), self._gpus, again=False)
@@ -453,7 +456,7 @@ class NodeState:
         self,
         records: dict[str, Record] | None = None,
         policies: dict[str, GpuPolicy] | None = None,
-        contexts: dict[str, ContextEstimate] | None = None,
+        contexts: dict[str, int] | None = None,
         limits: frozenset[Limit] | None = None,
     ) -> None:
         old = self._document
@@ -478,7 +481,7 @@ class NodeState:
         self._asked.add(gpu.uuid)
         measured = self._measure_context(gpu)
         if measured:
-            self.learn_context(gpu, ContextEstimate(measured, measured=True, launched=False))
+            self._commit(contexts={**self._document.contexts, gpu.uuid: measured})
 
     def _establish(self, record: Record, owner: Owner) -> None:
         tenant = record.tenant

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from cgpu.adapters.mounts import HostFile
 from cgpu.adapters.nvml import GpuProcess
-from cgpu.agent.attribution import Attributed, Card, CardProcess, Memory, SlotKey, TenantFacts, attribute
+from cgpu.agent.attribution import Attributed, Card, CardProcess, Memory, Owners, SlotKey, TenantFacts, attribute
+from cgpu.agent.doubts import Claim, Doubts, doubts_of
 from cgpu.agent.ports import Cgroups, GpuNode, Processes
 from cgpu.errors import DriverError, RegionError
 from cgpu.model import container
 from cgpu.model.region_files import GRANTS
 from cgpu.model.tenant import Gpu
-from cgpu.region.reader import GrantsSnapshot, RegionReader, UsageSnapshot
+from cgpu.region.reader import GrantsSnapshot, RegionReader, UsageSnapshot, UsedGpu
 
 REGION_VARIABLE = "CGPU_REGION"
 
@@ -44,7 +45,7 @@ class Survey:
     """The node at one moment."""
 
     readings: dict[str, Reading]
-    damaged: dict[str, str]  # tenant id -> what is wrong with its region
+    damaged: dict[str, str]  # tenant id -> what is wrong with its region, or contradicts the card
     cards: dict[str, Card]  # by GPU UUID
     used_bytes: dict[str, int]
     releasable: tuple[SlotKey, ...]  # dead processes whose memory the cards have released
@@ -75,6 +76,7 @@ class Surveyor:
         self._cgroups = cgroups
         self._memory: dict[str, Memory] = {}  # by GPU UUID
         self._regions: dict[HostFile | None, str] = {}  # by their grants
+        self._doubts = Doubts()
 
     def look(self, subjects: Iterable[Subject], cards: Collection[str] | None = None) -> Survey:
         """Regions first, then NVML, then the charges' sequence numbers again. Never raises for a card or a region.
@@ -84,6 +86,7 @@ class Surveyor:
         """
         subjects = tuple(subjects)
         self._learn_regions(subjects)
+        self._doubts.keep_only(subject.id for subject in subjects)
         gpus = self._node.gpus()
         if cards is not None:
             gpus = tuple(gpu for gpu in gpus if gpu.uuid in cards)
@@ -99,7 +102,23 @@ class Surveyor:
                 failed[gpu.uuid] = error
                 listed.pop(gpu.uuid, None)
         looks = {gpu.uuid: self._card(gpu, listed[gpu.uuid], subjects, readings) for gpu in gpus if gpu.uuid in listed}
+        for tenant_id, what in self._contradictions(subjects, readings, looks):
+            damaged.setdefault(tenant_id, what)
         return Survey(readings, damaged, looks, used, _releasable(subjects, readings, looks), failed)
+
+    def _contradictions(
+        self, subjects: tuple[Subject, ...], readings: dict[str, Reading], looks: dict[str, Card]
+    ) -> Iterator[tuple[str, str]]:
+        now_ns = self._clock_ns()
+        for subject in subjects:
+            reading = readings.get(subject.id)
+            for row, uuid in enumerate(subject.gpu_uuids if reading else ()):
+                if reading is None or uuid not in looks:
+                    continue
+                claim = Claim(reading.usage, row, reading.grants.gpus[row], looks[uuid].tenants[subject.id])
+                what = self._doubts.weigh(subject.id, uuid, doubts_of(claim), now_ns)
+                if what:
+                    yield subject.id, f"region {subject.region}: {what}"
 
     def _card(
         self, gpu: Gpu, listed: tuple[GpuProcess, ...], subjects: tuple[Subject, ...], readings: dict[str, Reading]
@@ -118,24 +137,28 @@ class Surveyor:
             for row, uuid in enumerate(subject.gpu_uuids)
             if uuid == gpu.uuid
         ]
+        owners = Owners(facts)
         card = attribute(
-            [self._describe(process) for process in listed],
-            facts,
+            [self._describe(process, owners) for process in listed],
+            owners,
             self._memory.get(gpu.uuid, Memory()),
             self._clock_ns(),
         )
         self._memory[gpu.uuid] = card.memory
         return card
 
-    def _describe(self, process: GpuProcess) -> CardProcess:
-        identity = self._processes.identity(process.host_pid)
+    def _describe(self, process: GpuProcess, owners: Owners) -> CardProcess:
+        """What is known of it; where it comes from is asked only where no slot, or more than one, is its."""
+        pid, identity = process.host_pid, self._processes.identity(process.host_pid)
+        if identity is None or len(owners.slots_of(identity)) == 1:
+            return CardProcess(pid, process.memory_bytes, identity)
         return CardProcess(
-            host_pid=process.host_pid,
+            host_pid=pid,
             memory_bytes=process.memory_bytes,
             identity=identity,
-            cgroup=self._cgroups.of(process.host_pid) if identity else "",
-            region=self._region(process.host_pid) if identity else "",
-            command=self._processes.command(process.host_pid) if identity else "",
+            cgroup=self._cgroups.of(pid),
+            region=self._region(pid),
+            command=self._processes.command(pid),
         )
 
     def _learn_regions(self, subjects: tuple[Subject, ...]) -> None:
@@ -159,14 +182,20 @@ def _read_all(subjects: tuple[Subject, ...]) -> tuple[dict[str, Reading], dict[s
     damaged: dict[str, str] = {}
     for subject in subjects:
         try:
-            reading = Reading(subject.reader.grants(), subject.reader.usage(len(subject.gpu_uuids)))
+            grants = subject.reader.grants()
         except RegionError as error:
             damaged[subject.id] = error.message
             continue
-        if tuple(row.gpu_uuid for row in reading.grants.gpus) == subject.gpu_uuids:
-            readings[subject.id] = reading
-        else:
+        if tuple(row.gpu_uuid for row in grants.gpus) != subject.gpu_uuids:
             damaged[subject.id] = f"region {subject.region}: damaged (other GPUs than the agent gave)"
+            continue
+        try:
+            usage = subject.reader.usage(len(subject.gpu_uuids))
+        except RegionError as error:
+            # Who spoils its account has charged nothing: what the card holds for its processes is still its own.
+            damaged[subject.id] = error.message
+            usage = UsageSnapshot(tuple(UsedGpu(0, 0, 0, 0) for _ in subject.gpu_uuids), ())
+        readings[subject.id] = Reading(grants, usage)
     return readings, damaged
 
 

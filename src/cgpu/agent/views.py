@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from cgpu import __version__
@@ -14,7 +14,7 @@ from cgpu.agent.state import NodeState
 from cgpu.agent.survey import Survey
 from cgpu.errors import NoSuchGpuError
 from cgpu.model.account import AccountQuery
-from cgpu.model.tenant import ComputeLayer, Gpu, Policy, Share
+from cgpu.model.tenant import ComputeLayer, Gpu, Policy, ProcessUsage, Share
 from cgpu.region.layout import CGPU_DEMAND_HOLD, CGPU_DEMAND_WANT
 from cgpu.region.reader import GrantedGpu
 
@@ -55,7 +55,7 @@ class Views:
     def gpu(self, gpu: Gpu) -> dict[str, Any]:
         """One card."""
         with self._state.lock:
-            return self._gpu(gpu, self._state.survey())
+            return self._gpu(gpu, self._state.survey((gpu.uuid,)))
 
     def tenants(self) -> list[dict[str, Any]]:
         """All tenants."""
@@ -66,7 +66,7 @@ class Views:
     def tenant(self, record: Record) -> dict[str, Any]:
         """One tenant."""
         with self._state.lock:
-            return self._tenant(record, self._state.survey())
+            return self._tenant(record, self._state.survey({share.gpu_uuid for share in record.tenant.shares}))
 
     def account(self, query: AccountQuery) -> list[dict[str, Any]]:
         """Time got and waited for, up to now. Raises what ``Ledger.rows`` raises."""
@@ -178,5 +178,15 @@ class Views:
             "launches": sum(slot.launches for slot in slots),
             "oom_count": used.oom_count if used else 0,
             "denied_count": used.denied_count if used else 0,
-            "processes": [asdict(process) for process in attributed.processes],
+            "processes": [_process(process) for process in attributed.processes],
         }
+
+
+def _process(process: ProcessUsage) -> dict[str, Any]:
+    return {
+        "pid": process.pid,
+        "host_pid": process.host_pid,
+        "command": process.command,
+        "memory_bytes": process.memory_bytes,
+        "bypasses_shim": process.bypasses_shim,
+    }

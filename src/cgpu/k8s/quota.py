@@ -151,7 +151,7 @@ def parse_reservations(text: str) -> list[Reservation]:
     """What ``format_reservations`` has written. Nothing readable is an empty list: the claims themselves count."""
     try:
         return [Reservation(**row) for row in json.loads(text)]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return []
 
 

@@ -18,6 +18,7 @@ from cgpu.model.tenant import Tenant
 
 _FILE: Final = "unlimited.json"
 _MODE: Final = 0o600
+_UNREADABLE: Final = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 class UnlimitedClaims:
@@ -48,10 +49,11 @@ class UnlimitedClaims:
         for path in self._folder.glob(f"*/{_FILE}"):
             try:
                 memory = json.loads(path.read_bytes())["memory_bytes"]
-            except (OSError, ValueError, KeyError, TypeError):  # it goes just now, or somebody has written into it
+                amounts = {uuid: int(amount) for uuid, amount in memory.items()}
+            except (OSError, *_UNREADABLE):  # it goes just now, or somebody has written into it
                 continue
-            for uuid, amount in memory.items():
-                found[uuid] = found.get(uuid, 0) + int(amount)
+            for uuid, amount in amounts.items():
+                found[uuid] = found.get(uuid, 0) + amount
         return found
 
     def _file(self, uid: str) -> Path:

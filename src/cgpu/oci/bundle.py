@@ -29,7 +29,7 @@ class Bundle:
             self.config: dict[str, Any] = json.loads(self._content)
         except OSError as error:
             raise BundleError(f"{self._path}: {error.strerror}") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BundleError(f"{self._path} is not JSON: {error}") from error
         _check(self._path, self.config)
 

@@ -13,7 +13,7 @@ import fcntl
 import os
 import struct
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -25,6 +25,12 @@ from cgpu.region.words import Account, Charge, effective_units
 _STABLE_READS: Final = 8  # a tenant that charges all the time changes its words at each reading
 _F_OFD_GETLK: Final = 36  # linux/fcntl.h; not in the fcntl module
 _FLOCK: Final = struct.Struct("hhqqi4x")
+_GRANTED_BYTES: Final = layout.Grants.gpu.offset + ctypes.sizeof(layout.GrantsGpu) * layout.CGPU_MAX_GPUS
+_KINDS: Final = {
+    GRANTS: (layout.CGPU_GRANTS_MAGIC, ctypes.sizeof(layout.Grants)),
+    USAGE: (layout.CGPU_USAGE_MAGIC, ctypes.sizeof(layout.Usage)),
+}
+_HEARTBEAT: Final = layout.GrantsHeader.heartbeat_ns
 
 _Data = TypeVar("_Data", bound="ctypes.Structure | ctypes.Array[Any]")
 
@@ -116,6 +122,8 @@ class UsageSnapshot:
 
     gpus: tuple[UsedGpu, ...]
     slots: tuple[Slot, ...]
+    strange_slots: int = 0  # in a state that there is not: somebody scribbles
+    settled: bool = True  # nothing was charged while it was read: charges and account belong together
 
 
 def region_major(folder: Path) -> int | None:
@@ -139,11 +147,15 @@ class RegionReader:
         """Open the folder. Raises RegionError when a file is missing, foreign or of another version."""
         self.folder = folder
         self._files: dict[str, int] = {}
+        # Most tenants are idle, and the agent looks at all of them twice a second: what has not changed is not
+        # decoded again.
+        self._granted: tuple[bytes, GrantsSnapshot] | None = None
+        self._used: tuple[bytes, int, UsageSnapshot] | None = None
         try:
             for name in (GRANTS, USAGE, LOCKS):
                 self._files[name] = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            self._check(GRANTS, layout.GrantsHeader, layout.CGPU_GRANTS_MAGIC, ctypes.sizeof(layout.Grants))
-            self._check(USAGE, layout.UsageHeader, layout.CGPU_USAGE_MAGIC, ctypes.sizeof(layout.Usage))
+            self._check(GRANTS, self._structure(GRANTS, layout.GrantsHeader, 0))
+            self._check(USAGE, self._structure(USAGE, layout.UsageHeader, 0))
         except OSError as error:
             self.close()
             raise RegionError(f"region {folder}: {error.strerror}") from error
@@ -162,11 +174,19 @@ class RegionReader:
         return self._files[USAGE], self._files[LOCKS]
 
     def grants(self) -> GrantsSnapshot:
-        """What flows down."""
-        header = self._structure(GRANTS, layout.GrantsHeader, 0)
+        """What flows down. Raises RegionError when it is no longer a region's file."""
+        data = self._bytes(GRANTS, _GRANTED_BYTES, 0)
+        header = layout.GrantsHeader.from_buffer_copy(data)
+        self._check(GRANTS, header)
         if header.gpu_count > layout.CGPU_MAX_GPUS:
             raise self._damaged(f"{header.gpu_count} GPUs")
-        rows = self._structure(GRANTS, layout.GrantsGpu * header.gpu_count, layout.Grants.gpu.offset)
+        unchanging = data[: _HEARTBEAT.offset] + data[_HEARTBEAT.offset + _HEARTBEAT.size :]
+        if self._granted is None or self._granted[0] != unchanging:
+            self._granted = unchanging, self._grants(header, data)
+        return replace(self._granted[1], heartbeat_ns=header.heartbeat_ns)
+
+    def _grants(self, header: layout.GrantsHeader, data: bytes) -> GrantsSnapshot:
+        rows = (layout.GrantsGpu * header.gpu_count).from_buffer_copy(data, layout.Grants.gpu.offset)
         return GrantsSnapshot(
             tenant_id=self._text(header.tenant_id),
             tenant_name=self._text(header.tenant_name),
@@ -177,14 +197,38 @@ class RegionReader:
         )
 
     def usage(self, gpu_count: int) -> UsageSnapshot:
-        """What flows up, for the first ``gpu_count`` rows (0 to 16) of the GPU table."""
+        """What flows up, for the first ``gpu_count`` rows (0 to 16) of the GPU table.
+
+        Raises RegionError when it is no longer a region's file: its tenant may have written anything.
+        """
+        data, settled = self._settled(gpu_count)
+        if self._used is not None and self._used[:2] == (data, gpu_count) and self._used[2].settled:
+            last = self._used[2]
+            if all(self.slot_alive(slot.index) == slot.alive for slot in last.slots):
+                return last
+        snapshot = self._usage(data, gpu_count, settled)
+        self._used = data, gpu_count, snapshot
+        return snapshot
+
+    def _settled(self, gpu_count: int) -> tuple[bytes, bool]:
+        """The file up to the last slot that was ever in use, and whether the accounts stood still at that moment."""
         header = self._structure(USAGE, layout.UsageHeader, 0)
+        self._check(USAGE, header)
         seen = min(header.slots_seen, layout.CGPU_MAX_SLOTS)
         for _ in range(_STABLE_READS):
-            rows = self._used(gpu_count)
-            slots = self._structure(USAGE, layout.UsageSlot * seen, layout.Usage.slot.offset)
-            if [row.account for row in self._used(gpu_count)] == [row.account for row in rows]:
-                break
+            data = self._bytes(USAGE, layout.Usage.slot.offset + seen * ctypes.sizeof(layout.UsageSlot), 0)
+            if self._used is not None and self._used[0] == data and self._used[2].settled:
+                return data, True
+            rows = _rows(data, gpu_count)
+            again = self._structure(USAGE, layout.UsageGpu * gpu_count, layout.Usage.gpu.offset)
+            if [row.account for row in again] == [row.account for row in rows]:
+                return data, True
+        return data, False
+
+    def _usage(self, data: bytes, gpu_count: int, settled: bool) -> UsageSnapshot:
+        rows = _rows(data, gpu_count)
+        seen = (len(data) - layout.Usage.slot.offset) // ctypes.sizeof(layout.UsageSlot)
+        slots = (layout.UsageSlot * seen).from_buffer_copy(data, layout.Usage.slot.offset)
         accounts = [Account.unpack(row.account) for row in rows]
         return UsageSnapshot(
             gpus=tuple(
@@ -194,8 +238,12 @@ class RegionReader:
             slots=tuple(
                 self._slot(index, slot, accounts)
                 for index, slot in enumerate(slots)
-                if slot.header.state != layout.CGPU_SLOT_FREE
+                if slot.header.state == layout.CGPU_SLOT_LIVE
             ),
+            strange_slots=sum(
+                slot.header.state not in (layout.CGPU_SLOT_FREE, layout.CGPU_SLOT_LIVE) for slot in slots
+            ),
+            settled=settled,
         )
 
     def charge_seq(self, slot: int, row: int) -> int:
@@ -205,8 +253,9 @@ class RegionReader:
             + slot * ctypes.sizeof(layout.UsageSlot)
             + layout.UsageSlot.gpu.offset
             + row * ctypes.sizeof(layout.UsageSlotGpu)
+            + layout.UsageSlotGpu.charge.offset
         )
-        return Charge.unpack(self._structure(USAGE, layout.UsageSlotGpu, offset).charge).seq
+        return Charge.unpack(int.from_bytes(self._bytes(USAGE, layout.UsageSlotGpu.charge.size, offset), "little")).seq
 
     def slot_alive(self, slot: int) -> bool:
         """Whether somebody holds the lock of that slot: the kernel's answer, whatever the pid."""
@@ -231,11 +280,8 @@ class RegionReader:
             gpus=tuple(_slot_gpu(index, slot.gpu[row], account) for row, account in enumerate(accounts)),
         )
 
-    def _used(self, gpu_count: int) -> list[layout.UsageGpu]:
-        return list(self._structure(USAGE, layout.UsageGpu * gpu_count, layout.Usage.gpu.offset))
-
-    def _check(self, name: str, header_type: type[ctypes.LittleEndianStructure], magic: int, size: int) -> None:
-        header = self._structure(name, header_type, 0)
+    def _check(self, name: str, header: layout.GrantsHeader | layout.UsageHeader) -> None:
+        magic, size = _KINDS[name]
         if header.magic != magic:
             raise RegionError(f"region {self.folder}/{name}: not a region file")
         if header.major != layout.CGPU_REGION_MAJOR:
@@ -250,7 +296,9 @@ class RegionReader:
             )
 
     def _structure(self, name: str, kind: type[_Data], offset: int) -> _Data:
-        size = ctypes.sizeof(kind)
+        return cast("_Data", kind.from_buffer_copy(self._bytes(name, ctypes.sizeof(kind), offset)))
+
+    def _bytes(self, name: str, size: int, offset: int) -> bytes:
         try:
             data = os.pread(self._files[name], size, offset)
         except OSError as error:
@@ -259,7 +307,7 @@ class RegionReader:
             raise RegionError(f"region {self.folder}/{name}: closed") from None
         if len(data) < size:
             raise RegionError(f"region {self.folder}/{name}: truncated at {offset + len(data)} bytes")
-        return cast("_Data", kind.from_buffer_copy(data))
+        return data
 
     def _text(self, raw: bytes) -> str:
         try:
@@ -269,6 +317,10 @@ class RegionReader:
 
     def _damaged(self, what: str) -> RegionError:
         return RegionError(f"region {self.folder}: damaged ({what})")
+
+
+def _rows(data: bytes, gpu_count: int) -> ctypes.Array[layout.UsageGpu]:
+    return (layout.UsageGpu * gpu_count).from_buffer_copy(data, layout.Usage.gpu.offset)
 
 
 def _granted(index: int, row: layout.GrantsGpu) -> GrantedGpu:

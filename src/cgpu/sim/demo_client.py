@@ -13,11 +13,12 @@ import argparse
 import ctypes
 import json
 import os
-import select
 import sys
 import time
 from importlib.resources import files
 from typing import Any, Final
+
+from cgpu.readable import readable
 
 _OUT_OF_MEMORY: Final = 2  # CUDA_ERROR_OUT_OF_MEMORY
 _BATCH: Final = 4  # kernels between two events
@@ -91,7 +92,7 @@ def tell(**values: object) -> None:
 
 def told_to_end(seconds: float = 0.0) -> bool:
     """Whether standard input has ended."""
-    return bool(select.select([sys.stdin], [], [], seconds)[0]) and not os.read(sys.stdin.fileno(), 1)
+    return readable(sys.stdin.fileno(), seconds) and not os.read(sys.stdin.fileno(), 1)
 
 
 def spin(cuda: Cuda, hold_bytes: int, kernel_ns: int) -> None:

@@ -54,5 +54,5 @@ def load_profile(name: str) -> Profile:
         raise UsageError(
             f"there is no profile {name!r}", f"there are {known}, or give the path of a .toml file"
         ) from error
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, ValueError, TypeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise UsageError(f"{path} is not a profile: {error}") from error

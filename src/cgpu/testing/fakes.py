@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -248,8 +248,7 @@ class FakeArbiter:
         """How many take part."""
         return {"tenants": sum(1 for uuid, _ in self.tenants if uuid == gpu.uuid)}
 
-    def reclaim(self, region: Path, slot: int, opened: tuple[int, int]) -> bool:
+    def reclaim(self, region: Path, slots: Sequence[int], opened: tuple[int, int]) -> None:
         """Remember it."""
         del opened
-        self.reclaimed.append((region, slot))
-        return True
+        self.reclaimed += [(region, slot) for slot in slots]

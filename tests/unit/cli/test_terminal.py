@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import signal
 import termios
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from cgpu.cli.terminal import FullScreen, Line, Signals
+from cgpu.readable import readable
 
 TAKE = b"\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J"
 LEAVE = b"\x1b[?25h\x1b[?1049l"
@@ -31,7 +31,7 @@ def written(ours: int, last: bytes) -> bytes:
     """What the program wrote, up to this; the kernel hands it over piece by piece."""
     data = b""
     while not data.endswith(last):
-        assert select.select([ours], [], [], 2.0)[0], data
+        assert readable(ours, 2.0), data
         data += os.read(ours, 1 << 16)
     return data
 

@@ -99,7 +99,7 @@ def test_a_claim_without_an_amount_counts_by_what_it_was_given():
         admit(Limits(memory_bytes=16 * GIB), [whole], [], "a", asked(4), 0.0)
 
 
-@pytest.mark.parametrize("text", ["", "[", "{}", "[1]", '[{"uid": 1}]', "null"])
+@pytest.mark.parametrize("text", ["", "[", "{}", "[1]", '[{"uid": 1}]', "null", "[" * 9999])
 def test_unreadable_reservations_are_none(text: str):
     assert parse_reservations(text) == []
 

@@ -30,7 +30,8 @@ def test_what_claims_have_of_each_card_is_added_up_while_they_are_there(tmp_path
 def test_a_file_that_somebody_has_written_into_counts_nothing(tmp_path: Path):
     claims = UnlimitedClaims(tmp_path)
     claims.add("u-1", [request(("GPU-a", 3))])
-    for text in ("", "{}", "[]", "null"):
+    amounts = ("[]", '{"GPU-a": "x"}', '{"GPU-a": Infinity}')
+    for text in ("", "{}", "[]", "null", "[" * 9999, *(f'{{"memory_bytes": {amount}}}' for amount in amounts)):
         (tmp_path / "u-1/unlimited.json").write_text(text)
         assert claims.memory_bytes() == {}
 
