@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -38,7 +37,6 @@ from cgpu.settings import Settings
 
 _LOG: Final = logging.getLogger(__name__)
 _NS_PER_S: Final = 10**9
-_SWITCH_SECONDS: Final = 0.0005
 _PREDECESSOR_SECONDS: Final = 5.0
 _FIRST_TENANT_SECONDS: Final = 30.0  # how long a private agent waits for the tenant it was started for
 
@@ -202,9 +200,6 @@ def run_agent(
     """
     if beside is None:
         _refuse_beside_alibaba(settings)
-    # A call of the API gives the interpreter away at each read and write, and would wait for 5 ms each time while a
-    # card is being looked at.
-    sys.setswitchinterval(_SWITCH_SECONDS)
     limit_arenas(1)  # with 20 callers at a time the others held 30 MiB
     driver = driver_tree(settings)
     node = NvmlNode(settings.sim_state, None if driver is None else driver.library_here(NVML))
