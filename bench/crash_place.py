@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import mmap
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -17,8 +16,10 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from bench.machine import CGPU
+from bench.own_agent import own_environment, start_agent
 from cgpu.adapters.agent_client import AgentClient, tenant_path
-from cgpu.errors import AgentError, CgpuError
+from cgpu.errors import CgpuError
+from cgpu.readable import readable
 from cgpu.region.reader import RegionReader
 from cgpu.settings import Settings
 from cgpu.sim.machine import SimMachine
@@ -101,13 +102,13 @@ class Child:
     def kill(self) -> float:
         """End it at once; when it was dead, by the monotonic clock."""
         self.signal(signal.SIGKILL)
-        select.select([self._pidfd], [], [], SECONDS)
+        readable(self._pidfd, SECONDS)
         return time.monotonic()
 
     @property
     def alive(self) -> bool:
         """Whether it runs."""
-        return not select.select([self._pidfd], [], [], 0)[0]
+        return not readable(self._pidfd, 0)
 
     def close(self) -> None:
         """End it, if need be, and let its files go."""
@@ -213,20 +214,14 @@ class Place:
         """``program``: the compiled client; ``runtime_dir``: where the agent works, if not in a folder of its own."""
         self.program = program
         self.folder = Path(tempfile.mkdtemp(prefix="cgpu-crash-"))
-        self._runtime_dir = runtime_dir or self.folder / "run"
+        self._runtime_dir = runtime_dir
         self.log = self.folder / "agent.log"
         self.agent: subprocess.Popen[bytes] | None = None
         self.tenants: list[Tenant] = []
 
     def __enter__(self) -> Self:
         self.machine = SimMachine.create(self.folder / "machine", "t4")
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("CGPU_")}
-        self.environment = {
-            **inherited,
-            **self.machine.environment(inherited),
-            "CGPU_RUNTIME_DIR": str(self._runtime_dir),
-            "CGPU_LOCK_DIR": str(self.folder),
-        }
+        self.environment = own_environment(self.folder, self.machine, self._runtime_dir)
         self.settings = Settings.from_environment(self.environment)
         self.client = AgentClient(self.settings.agent_socket, SECONDS)
         self.start_agent()
@@ -252,11 +247,7 @@ class Place:
 
     def start_agent(self) -> None:
         """Start an agent, and wait until it answers."""
-        with self.log.open("a") as log:
-            self.agent = subprocess.Popen([*CGPU, "agent"], env=self.environment, stdin=subprocess.DEVNULL, stderr=log)
-        agent = self.agent
-        if not eventually(lambda: self.answer("/v1/info") is not None or agent.poll() is not None) or agent.poll():
-            raise SystemExit(f"bench.crashes: no agent: {self.log.read_text()}")
+        self.agent = start_agent(self.environment, self.log)
 
     def kill_agent(self) -> None:
         """End the agent at once; the tenants run on."""
@@ -268,7 +259,7 @@ class Place:
         """What the agent answers; None when it does not, or knows no such thing."""
         try:
             return self.client.get(path)
-        except (AgentError, CgpuError):
+        except CgpuError:
             return None
 
     def held_by_pid(self) -> dict[int, int]:

@@ -6,7 +6,6 @@ A place starts a tenant's process and tells, of everything that runs there, the 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import subprocess
 import sys
@@ -19,10 +18,11 @@ from typing import Final, Protocol, Self
 
 from bench.escape_table import CONTAINER, DRIVER, RUN, Attempt
 from bench.machine import CGPU, CLIENTS
+from bench.own_agent import own_environment, start_agent
 from cgpu.adapters.agent_client import AgentClient
 from cgpu.adapters.native import SIMULATED_CUDA, native_library
 from cgpu.adapters.nvml import NvmlNode
-from cgpu.errors import AgentError, CgpuError
+from cgpu.errors import CgpuError
 from cgpu.region.reader import RegionReader
 from cgpu.settings import Settings
 from cgpu.sim.machine import SimMachine
@@ -187,10 +187,7 @@ class Bare:
 
     def __enter__(self) -> Self:
         self.machine = SimMachine.create(self.folder / "machine", self.profile) if self.profile else None
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("CGPU_")}
-        if self.machine:
-            inherited |= {"CGPU_LOCK_DIR": str(self.folder), **self.machine.environment(inherited)}
-        self.environment = {**inherited, "CGPU_RUNTIME_DIR": str(self.folder / "run")}
+        self.environment = own_environment(self.folder, self.machine)
         settings = Settings.from_environment(self.environment)
         self._tenants = settings.tenants_dir
         self.client = AgentClient(settings.agent_socket, SECONDS)
@@ -199,9 +196,7 @@ class Bare:
             **made, "python": sys.executable, "unshare": "unshare", "run": str(settings.runtime_dir),
             "folder": str(self.folder), "uuid": self._uuid(),
         }  # fmt: skip
-        with (self.folder / "log").open("w") as log:
-            self._agent = subprocess.Popen([*CGPU, "agent"], env=self.environment, stdin=subprocess.DEVNULL, stderr=log)
-        self._wait_for_agent()
+        self._agent = start_agent(self.environment, self.folder / "log")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -241,18 +236,6 @@ class Bare:
             return self.machine.status().cards[0].uuid
         with contextlib.closing(NvmlNode()) as node:
             return node.gpus()[0].uuid
-
-    def _wait_for_agent(self) -> None:
-        deadline = time.monotonic() + SECONDS
-        while True:
-            try:
-                self.client.get("/v1/info")
-            except AgentError:
-                if self._agent.poll() is not None or time.monotonic() > deadline:
-                    raise SystemExit(f"bench.escapes: no agent: {(self.folder / 'log').read_text()}") from None
-                time.sleep(0.02)
-            else:
-                return
 
 
 @dataclass

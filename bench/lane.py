@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
 from bench.load import Load
 from bench.machine import CGPU
+from bench.own_agent import START_SECONDS, own_environment, start_agent
 from bench.window import Look
 from cgpu.adapters.agent_client import AgentClient, gpu_path, tenant_path
-from cgpu.errors import AgentError
 from cgpu.model.tenant import PRIO_RATIO_DEFAULT, QUANTUM_MS_DEFAULT
 from cgpu.region.reader import RegionReader
 from cgpu.settings import Settings
 from cgpu.sim.machine import SimMachine
 
-START_SECONDS: Final = 60.0
 MEMORY: Final = "256MiB"
 _POLICY: Final = {"prio_ratio": PRIO_RATIO_DEFAULT, "quantum_ms": QUANTUM_MS_DEFAULT, "share_slots": False}
 _LEAST: Final = {"weight": 1, "compute_percent": 1, "compute_limit_percent": 100, "priority": 0}
-_POLL_SECONDS: Final = 0.02
 AT_ONCE: Final = 4  # clients that start together: the machine has few processors
 _BEATS: Final = 8  # readings until one falls between two heartbeats of the arbiter
 
@@ -54,13 +49,7 @@ class Lane:
 
     def __enter__(self) -> Self:
         self.machine = SimMachine.create(self._folder / "machine", self._profile)
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("CGPU_")}
-        self._environment = {
-            **inherited,
-            **self.machine.environment(inherited),
-            "CGPU_RUNTIME_DIR": str(self._folder / "run"),
-            "CGPU_LOCK_DIR": str(self._folder),
-        }
+        self._environment = own_environment(self._folder, self.machine)
         settings = Settings.from_environment(self._environment)
         self.client = AgentClient(settings.agent_socket, START_SECONDS)
         self._start_agent()
@@ -170,20 +159,7 @@ class Lane:
                 load.wait_ready()
 
     def _start_agent(self) -> None:
-        with (self._folder / "agent.log").open("a") as log:
-            self._agent = subprocess.Popen([*CGPU, "agent"], env=self._environment, stderr=log)
-        self._wait_for_agent()
-
-    def _wait_for_agent(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            with contextlib.suppress(AgentError):
-                self.client.get("/v1/info")
-                return
-            if self._agent.poll() is not None or time.monotonic() > deadline:
-                self._agent.kill()
-                raise SystemExit(f"bench: the agent did not start: {(self._folder / 'agent.log').read_text()}")
-            time.sleep(_POLL_SECONDS)
+        self._agent = start_agent(self._environment, self._folder / "agent.log")
 
 
 def tenant_name(index: int) -> str:

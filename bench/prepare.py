@@ -19,7 +19,8 @@ from typing import Any, Final
 from bench.driver_node import DriverNode, control_plane
 from bench.machine import describe_machine
 from bench.memory import memory_of, pid_inside
-from bench.prepare_calls import TENANTS, percentile
+from bench.percentiles import percentile
+from bench.prepare_calls import TENANTS
 from tests.e2e import tools
 
 BOUND_MS: Final = 5.0

@@ -11,7 +11,7 @@ import argparse
 import json
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,12 +193,6 @@ def _method(channel: Any, name: str, answer: Any) -> Any:
         request_serializer=lambda message: message.SerializeToString(),
         response_deserializer=answer.FromString,
     )
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest of the values that so many percent are not above."""
-    ordered = sorted(values)
-    return ordered[max(0, -(-len(ordered) * round(percent * 100) // 10_000) - 1)]
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any, Final
 from bench.driver_node import control_plane
 from bench.machine import describe_machine
 from bench.memory import memory_of
-from bench.prepare_calls import percentile
+from bench.percentiles import percentile
 from tests.e2e import tools
 from tests.e2e.kube.webhooks import PREPARE, Webhooks
 

@@ -28,8 +28,10 @@ from typing import Any, Final, Self
 
 from bench.machine import CGPU, compile_client, describe_machine
 from bench.memory import memory_of, processor_s
+from bench.own_agent import own_environment, start_agent
+from bench.percentiles import percentile
 from cgpu.adapters.agent_client import AgentClient, gpu_path, tenant_path
-from cgpu.errors import AgentError, CgpuError, NoSuchTenantError
+from cgpu.errors import CgpuError, NoSuchTenantError
 from cgpu.settings import Settings
 from cgpu.sim.machine import SimMachine
 
@@ -95,37 +97,23 @@ class Host:
     def __init__(self, folder: Path, program: Path, cards: int) -> None:
         """``folder``: short, since it holds a socket."""
         self.machine = SimMachine.create(folder / "machine", "t4", cards=cards)
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("CGPU_")}
-        self._environment = {
-            **inherited,
-            **self.machine.environment(inherited),
-            "CGPU_RUNTIME_DIR": str(folder / "run"),
-            "CGPU_LOCK_DIR": str(folder),
-        }
+        self._environment = own_environment(folder, self.machine)
         settings = Settings.from_environment(self._environment)
         self.tenants_dir = settings.tenants_dir
         self.client = AgentClient(settings.agent_socket, END_SECONDS)
         self._program = program
-        self._log = (folder / "agent.log").open("w+")
+        self._log = folder / "agent.log"
         self._pause = folder / "pause"
         self.pause_us = float(PAUSE_US)
         self._pause.write_bytes(PAUSE_US.to_bytes(4, "little"))
 
     def __enter__(self) -> Self:
-        self.agent = subprocess.Popen([*CGPU, "agent"], env=self._environment, stderr=self._log)
-        deadline = time.monotonic() + END_SECONDS
-        while True:
-            with suppress(AgentError):
-                self.client.get("/v1/info")
-                return self
-            if self.agent.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit("bench.scale: the agent does not start: " + self.said())
-            time.sleep(0.02)
+        self.agent = start_agent(self._environment, self._log)
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.agent.terminate()
         self.agent.wait()
-        self._log.close()
 
     def pace(self, factor: float) -> None:
         """Make the pauses of all processes so many times as long, from now on."""
@@ -156,11 +144,6 @@ class Host:
             with suppress(OSError):  # it was closed meanwhile
                 found.append(str(entry.readlink()))
         return [name for name in found if LEDGER not in name and not name.startswith(str(self.machine.folder))]
-
-    def said(self) -> str:
-        """The agent's log."""
-        self._log.seek(0)
-        return self._log.read()
 
 
 class Churn:
@@ -357,13 +340,13 @@ def judged(outcome: Outcome) -> dict[str, Any]:
     growth = statistics.median(row.pss_mib for row in settled[-fifth:]) - statistics.median(
         row.pss_mib for row in settled[:fifth]
     )
-    answers = sorted(value for values in outcome.answers_ms.values() for value in values)
+    answers = [value for values in outcome.answers_ms.values() for value in values] or [0.0]
     totals = {name: sum(row[name] for row in outcome.ended) for name in outcome.ended[0]} if outcome.ended else {}
     return {
-        "api_p99_ms": round(percentile(answers, 0.99), 2),
-        "api_p50_ms": round(percentile(answers, 0.5), 2),
+        "api_p99_ms": round(percentile(answers, 99), 2),
+        "api_p50_ms": round(percentile(answers, 50), 2),
         "api_by_question_ms": {
-            name: {"p50": round(percentile(sorted(rows), 0.5), 2), "p99": round(percentile(sorted(rows), 0.99), 2)}
+            name: {"p50": round(percentile(rows, 50), 2), "p99": round(percentile(rows, 99), 2)}
             for name, rows in sorted(outcome.answers_ms.items())
         },
         "growth_mib": round(growth, 2),
@@ -375,13 +358,8 @@ def judged(outcome: Outcome) -> dict[str, Any]:
         "tenants_ended": len(outcome.ended),
         "counted": totals,
         "faults": outcome.faults,
-        "met": not outcome.faults and percentile(answers, 0.99) <= API_P99_MS and growth <= GROWTH_MIB,
+        "met": not outcome.faults and percentile(answers, 99) <= API_P99_MS and growth <= GROWTH_MIB,
     }
-
-
-def percentile(ordered: list[float], part: float) -> float:
-    """Of ordered values; 0 of none."""
-    return ordered[min(len(ordered) - 1, int(len(ordered) * part))] if ordered else 0.0
 
 
 def main() -> int:
