@@ -19,16 +19,13 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-/* The paths may be those of open files, /proc/self/fd/N: a region's names may be gone.
- * 0: the slot is free now, and its charge returned. -EAGAIN: its owner lives. Otherwise a negative
+/* Slots of one tenant, each by itself: what a tenant writes into its file decides how many it seems to have left
+ * behind, and must not cost the agent a process for each. The paths may be those of open files, /proc/self/fd/N: a
+ * region's names may be gone.
+ * 0: the slots are free now, and their charges returned. -EAGAIN: an owner lives. Otherwise a negative
  * errno value: -EINVAL for a slot out of range or a file that is not of this version, -EIO when the file
- * shrank under the attempt, or was written to all the time. */
-EXPORT int cgpu_arbiter_reclaim(const char *usage_path, const char *locks_path, unsigned slot);
-
-/* The same for many slots of one tenant, each by itself: what a tenant writes into its file decides how many it
- * seems to have left behind, and must not cost the agent a process for each. Of several errors it is the last. */
-EXPORT int cgpu_arbiter_reclaim_all(const char *usage_path, const char *locks_path, const unsigned *slots,
-                                    unsigned count);
+ * shrank under the attempt, or was written to all the time. Of several errors it is the last. */
+EXPORT int cgpu_arbiter_reclaim(const char *usage_path, const char *locks_path, const unsigned *slots, unsigned count);
 
 /* A tenant that writes on and on to the words that are being changed can make the attempt fail for as long: so much
  * time of the processor it may take. All slots there can be take a hundredth of it. */
@@ -80,7 +77,7 @@ static int reclaim(const char *usage_path, const char *locks_path, const unsigne
 
 /* In a child process: a tenant that truncates its file while it is mapped gets whoever touches it a
  * SIGBUS, and that must not be the agent. The child calls nothing but the system. */
-int cgpu_arbiter_reclaim_all(const char *usage_path, const char *locks_path, const unsigned *slots, unsigned count) {
+int cgpu_arbiter_reclaim(const char *usage_path, const char *locks_path, const unsigned *slots, unsigned count) {
   for (unsigned i = 0; i < count; i++) {
     if (slots[i] >= CGPU_MAX_SLOTS) return -EINVAL;
   }
@@ -99,8 +96,4 @@ int cgpu_arbiter_reclaim_all(const char *usage_path, const char *locks_path, con
     if (errno != EINTR) return -errno;
   }
   return WIFEXITED(status) ? -WEXITSTATUS(status) : -EIO;
-}
-
-int cgpu_arbiter_reclaim(const char *usage_path, const char *locks_path, unsigned slot) {
-  return cgpu_arbiter_reclaim_all(usage_path, locks_path, &slot, 1);
 }

@@ -266,5 +266,7 @@ class SimulatedHost:
 def reclaim(native: Path, region: TenantRegion, slot: int) -> int:
     """As the agent does for a dead process."""
     library = ctypes.CDLL(str(native / "libcgpu_arbiter.so"))
-    library.cgpu_arbiter_reclaim.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint)
-    return int(library.cgpu_arbiter_reclaim(bytes(region.folder / "usage"), bytes(region.folder / "locks"), slot))
+    slots = ctypes.POINTER(ctypes.c_uint)
+    library.cgpu_arbiter_reclaim.argtypes = (ctypes.c_char_p, ctypes.c_char_p, slots, ctypes.c_uint)
+    usage, locks = (bytes(region.folder / name) for name in ("usage", "locks"))
+    return int(library.cgpu_arbiter_reclaim(usage, locks, ctypes.c_uint(slot), 1))

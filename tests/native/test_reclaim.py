@@ -17,7 +17,8 @@ CALLER = """
 import ctypes, os, sys
 library = ctypes.CDLL(sys.argv[1])
 usage, locks = (os.path.join(sys.argv[2], name).encode() for name in ("usage", "locks"))
-print(sorted({library.cgpu_arbiter_reclaim(usage, locks, 0) for _ in range(int(sys.argv[3]))}))
+slot = ctypes.byref(ctypes.c_uint(0))
+print(sorted({library.cgpu_arbiter_reclaim(usage, locks, slot, 1) for _ in range(int(sys.argv[3]))}))
 """
 SHRINKER = """
 import os, sys

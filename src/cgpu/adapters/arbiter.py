@@ -124,7 +124,7 @@ class NativeArbiter:
         """
         usage, locks = (f"/proc/self/fd/{descriptor}".encode() for descriptor in opened)
         numbers = (ctypes.c_uint * len(slots))(*slots)
-        result = self._library.cgpu_arbiter_reclaim_all(usage, locks, numbers, len(slots))
+        result = self._library.cgpu_arbiter_reclaim(usage, locks, numbers, len(slots))
         if result != -errno.EAGAIN:
             _check("reclaim", -result, region)
 
@@ -177,5 +177,5 @@ def _load() -> ctypes.CDLL:
     library.cgpu_arbiter_counters.argtypes = (handle, ctypes.c_void_p)
     library.cgpu_arbiter_counters.restype = None
     slots = ctypes.POINTER(ctypes.c_uint)
-    library.cgpu_arbiter_reclaim_all.argtypes = (ctypes.c_char_p, ctypes.c_char_p, slots, ctypes.c_uint)
+    library.cgpu_arbiter_reclaim.argtypes = (ctypes.c_char_p, ctypes.c_char_p, slots, ctypes.c_uint)
     return library
