@@ -101,7 +101,6 @@ class GrantsWriter:
         except (OSError, ValueError) as error:
             raise RegionError(f"region {folder}: {error}") from error
         self._grants: layout.Grants | None = layout.Grants.from_buffer(self._map)
-        self._measured: dict[int, tuple[int, int, int]] = {}  # by row; nobody else writes it
 
     def close(self) -> None:
         """Unmap; idempotent."""
@@ -122,11 +121,7 @@ class GrantsWriter:
 
     def set_measured(self, row: int, overhead_bytes: int, context_bytes: int, utilisation_percent: int) -> None:
         """What NVML says of the tenant on one GPU row."""
-        grants = self._open()
-        if self._measured.get(row) == (overhead_bytes, context_bytes, utilisation_percent):
-            return
-        self._measured[row] = overhead_bytes, context_bytes, utilisation_percent
-        gpu = grants.gpu[row]
+        gpu = self._open().gpu[row]
         _store(gpu, "overhead_bytes", overhead_bytes)
         _store(gpu, "context_bytes", context_bytes)
         _store(gpu, "utilisation_percent", utilisation_percent)
