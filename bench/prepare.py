@@ -43,7 +43,7 @@ def main() -> int:
         return 1
     if options.json:
         options.json.write_text(json.dumps(document, indent=1) + "\n")
-    for name in ("get", "prepare", "prepare_processor", "unprepare", "burst_prepare", "burst_unprepare"):
+    for name in ("call", "get", "prepare", "prepare_processor", "unprepare", "burst_prepare", "burst_unprepare"):
         row = document[name]
         print(f"{name:18} median {row['median_ms']:7.2f} ms  p99 {row['p99_ms']:7.2f} ms  of {row['calls']}")
     print(f"agent: {document['agent']}; {document['burst_per_second']:.0f} claims a second in the burst")

@@ -72,10 +72,11 @@ def measure(api: ObjectClient, kubelet: _Kubelet, options: argparse.Namespace) -
     for claim in beside:
         kubelet.prepare(claim)
     place = next(places)
-    prepared, taken_back, gets, processor = [], [], [], []
+    calls, prepared, taken_back, gets, processor = [], [], [], [], []
     for _ in range(options.claims):
         claim = _allocated(api, place)
         gets.append(_timed(lambda: api.get(CLAIMS, _NAMESPACE, claim.name)))  # noqa: B023 - called at once
+        calls.append(_timed(kubelet.call))
         before_ns = processor_ns(options.agent)
         prepared.append(_timed(lambda: kubelet.prepare(claim)))  # noqa: B023
         processor.append((processor_ns(options.agent) - before_ns) / 1e6)
@@ -90,6 +91,7 @@ def measure(api: ObjectClient, kubelet: _Kubelet, options: argparse.Namespace) -
     for claim in beside:
         kubelet.unprepare(claim)
     return {
+        "call": calls,
         "get": gets,
         "prepare": prepared,
         "prepare_processor": processor,
@@ -121,6 +123,10 @@ class _Kubelet:
 
     def __exit__(self, *_: object) -> None:
         self._channel.close()
+
+    def call(self) -> None:
+        """Prepare nothing: what the way there and back takes."""
+        self._prepare(dra.NodePrepareResourcesRequest(), timeout=_PATIENCE_S)
 
     def prepare(self, claim: _Claim) -> None:
         """Has to succeed."""

@@ -112,17 +112,21 @@ def _program(name: str, folder: Path) -> tuple[Path, str]:
 
 def _place(folder: Path, mounts: list[ViewMount]) -> None:
     """The places that the mounts cover: a runtime cannot make them below a read-only mount."""
-    _folder(folder)
-    for mount in mounts:
-        place = folder.joinpath(*Path(mount.destination).relative_to(container.ROOT).parts)
-        _folder(place.parent)
-        if mount.source.is_dir():
-            _folder(place)
-        else:
-            place.touch()
-            place.chmod(0o444)
-
-
-def _folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o755)  # whatever the umask: the container's users look here
+    folders, files = {str(folder)}, []
+    for mount in mounts:
+        place = f"{folder}{mount.destination.removeprefix(str(container.ROOT))}"
+        folders.add(os.path.dirname(place))  # noqa: PTH120 - a node makes some hundred views a second
+        if mount.source.is_dir():
+            folders.add(place)
+        else:
+            files.append(place)
+    for path in sorted(folders):  # one before those in it
+        os.makedirs(path, exist_ok=True)  # noqa: PTH103
+        os.chmod(path, 0o755)  # noqa: PTH101 - whatever the umask: the container's users look here
+    for path in files:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            os.fchmod(descriptor, 0o444)
+        finally:
+            os.close(descriptor)

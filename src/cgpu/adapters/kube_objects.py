@@ -203,7 +203,7 @@ class ObjectClient:
 
         given = {name: value for name, value in params.items() if value}
         options: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
-        request = self._client.build_request(method, path, params=given, json=body, headers=headers, **options)
+        request = self._client.build_request(method, path, params=given or None, json=body, headers=headers, **options)
         try:
             response = self._client.send(request, stream=stream)
         except (httpx2.TransportError, RuntimeError) as error:  # RuntimeError: it was closed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, NamedTuple
 
 from cgpu.model.tenant import GpuPolicy, MemoryLayer, Policy, Share, Tenant
@@ -61,6 +61,7 @@ class NodeDocument:
     contexts: dict[str, int]  # what a bare context takes, by GPU UUID; measured ones only
     limits: frozenset[Limit] = frozenset()  # written down before they are set, and until they are cleared
     leaves: frozenset[str] = frozenset()  # cgroups of tenants that have ended, which may still be there
+    _in_force: dict[str, Policy] = field(default_factory=dict, compare=False, repr=False)  # as asked for so far
 
     def shares_on(self, gpu_uuid: str) -> tuple[Share, ...]:
         """The tenants' shares of a card."""
@@ -77,8 +78,10 @@ class NodeDocument:
         return self.policies.get(gpu_uuid, GpuPolicy())
 
     def policy_in_force(self, gpu_uuid: str) -> Policy:
-        """The policy that holds for a card now."""
-        return self.policy(gpu_uuid).in_force(self.shares_on(gpu_uuid))
+        """The policy that holds for a card now. Kept: each tenant of the card is told it at every change."""
+        if gpu_uuid not in self._in_force:
+            self._in_force[gpu_uuid] = self.policy(gpu_uuid).in_force(self.shares_on(gpu_uuid))
+        return self._in_force[gpu_uuid]
 
 
 def encode(document: NodeDocument) -> dict[str, Any]:

@@ -34,22 +34,22 @@ def wanted_limits(records: Iterable[Record]) -> dict[Limit, Bounds]:
     records = tuple(records)
     found: dict[Limit, Bounds] = {}
     for record in records:
-        tenant = record.tenant
-        own = tenant.cgroup if tenant.memory_layer is MemoryLayer.DRIVER else ""
-        members = {member.cgroup for member in record.members} | {joint_cgroup(record, records)}
-        for share in tenant.shares:
-            size_bytes = share.memory_bytes
-            found |= {Limit(path, share.gpu_uuid): Bounds(0, size_bytes) for path in members if path}
-            if own:
-                found[Limit(own, share.gpu_uuid)] = Bounds(size_bytes, size_bytes)
+        found |= limits_of(record, records)
     return found
 
 
 def limits_of(record: Record, records: Iterable[Record]) -> dict[Limit, Bounds]:
     """Those of ``wanted_limits`` that are this tenant's."""
-    records = tuple(records)
-    paths = {*record.cgroups, joint_cgroup(record, records)}
-    return {limit: bounds for limit, bounds in wanted_limits(records).items() if limit.cgroup in paths}
+    tenant = record.tenant
+    own = tenant.cgroup if tenant.memory_layer is MemoryLayer.DRIVER else ""
+    members = {member.cgroup for member in record.members} | {joint_cgroup(record, records)}
+    found: dict[Limit, Bounds] = {}
+    for share in tenant.shares:
+        size_bytes = share.memory_bytes
+        found |= {Limit(path, share.gpu_uuid): Bounds(0, size_bytes) for path in members if path}
+        if own:
+            found[Limit(own, share.gpu_uuid)] = Bounds(size_bytes, size_bytes)
+    return found
 
 
 class DriverLimits:

@@ -31,8 +31,10 @@ def with_member(members: Iterable[Member], new: Member) -> tuple[Member, ...]:
 
 def joint_cgroup(record: Record, records: Iterable[Record]) -> str:
     """The cgroup of a pod that has all the tenant's containers, two or more, and no other tenant's; else ""."""
+    if len(record.members) < 2:
+        return ""
     parents = {str(PurePosixPath(member.cgroup).parent) if member.cgroup else "" for member in record.members}
-    if len(record.members) < 2 or len(parents) != 1:
+    if len(parents) != 1:
         return ""
     (parent,) = parents
     others = (other for other in records if other.tenant.id != record.tenant.id)

@@ -64,14 +64,16 @@ class Regions:
     def open(self, tenant: Tenant, gpus: Mapping[str, Gpu], rows: tuple[Row, ...], owner: Owner) -> None:
         """Make the region, if it is not there, and open it. Raises RegionError."""
         folder = self.folder(tenant.id)
-        if not (folder / GRANTS).exists():
+        is_new = not (folder / GRANTS).exists()
+        if is_new:
             self._ledger.begin(tenant, gpus)
             self._step("establish:ledger")
             create_region(folder, tenant, rows, owner, self._step)
         if tenant.id not in self._live:
             self._live[tenant.id] = Live(RegionReader(folder), GrantsWriter(folder))
-            # What a killed agent has not written is told by the region, as long as no arbiter writes there.
-            self._ledger.take_over(self._live[tenant.id].reader)
+            if not is_new:
+                # What a killed agent has not written is told by the region, as long as no arbiter writes there.
+                self._ledger.take_over(self._live[tenant.id].reader)
         self._step("establish:opened")
 
     def join(self, tenant: Tenant, gpus: Mapping[str, Gpu]) -> None:

@@ -94,6 +94,7 @@ class NodeState:
         self._surveyor = Surveyor(node, processes, cgroups, clock_ns)
         self._document = NodeDocument({}, {}, {})
         self.regions = Regions(tenants_dir, arbiter, ledger, step)
+        self._in_force: dict[str, Policy] = {}  # by GPU UUID, as the card's tenants have been told
         self._faults: dict[str, str] = {}
         self._closing = False
         self._told: Callable[[], None] = lambda: None
@@ -209,7 +210,7 @@ class NodeState:
             try:
                 self._establish(record, caller.owner)
                 self._apply_limits(tenant.id)
-                self._refresh(share.gpu_uuid for share in tenant.shares)
+                self._refresh_changed(tenant)
             except CgpuError:
                 self.remove(tenant.id)
                 raise
@@ -230,7 +231,7 @@ class NodeState:
             self.clear_limits()
             self._faults.pop(tenant.id, None)
             self.regions.remove(tenant, self._gpus)
-            self._refresh(share.gpu_uuid for share in tenant.shares)
+            self._refresh_changed(tenant)
             self.remove_leaves()
             self._step("remove:done")
             return True
@@ -253,7 +254,7 @@ class NodeState:
             self._step("set:decided")
             self._commit(records={**self._document.records, record.tenant.id: record_now})
             self._step("set:committed")
-            self._refresh(share.gpu_uuid for share in shares)
+            self._refresh_changed(record_now.tenant)
             self._apply_limits(record.tenant.id)
             self._step("set:done")
             return record_now
@@ -506,13 +507,26 @@ class NodeState:
         self.limits.apply(limits_of(self._document.records[tenant_id], self.records()), self._gpus)
         self._step("limits:set")
 
+    def _refresh_changed(self, tenant: Tenant) -> None:
+        """The same after a change of one tenant: its neighbours are told only where the card's policy changes by it."""
+        cards = [share.gpu_uuid for share in tenant.shares if share.gpu_uuid in self._gpus]
+        self._refresh(
+            [uuid for uuid in cards if self.policy_in_force(self._gpus[uuid]) is not self._in_force.get(uuid)]
+        )
+        if tenant.id in self._document.records:
+            self._refresh_tenant(tenant)
+
     def _refresh(self, gpu_uuids: Iterable[str]) -> None:
-        """Write what follows from the document to every region and to the arbiter."""
+        """Write what follows from the document to the regions of all who share these cards, and to the arbiter."""
         touched = {uuid for uuid in gpu_uuids if uuid in self._gpus}
         for uuid in touched:
             gpu = self._gpus[uuid]
             self.arbiter.set_policy(gpu, self.policy_in_force(gpu), self.policy(gpu))
+            self._in_force[uuid] = self.policy_in_force(gpu)
         for record in self._document.records.values():
-            tenant = record.tenant
-            if tenant.id in self.regions and any(share.gpu_uuid in touched for share in tenant.shares):
-                self.regions.refresh(tenant, self._gpus, self._rows(tenant))
+            if any(share.gpu_uuid in touched for share in record.tenant.shares):
+                self._refresh_tenant(record.tenant)
+
+    def _refresh_tenant(self, tenant: Tenant) -> None:
+        if tenant.id in self.regions:
+            self.regions.refresh(tenant, self._gpus, self._rows(tenant))

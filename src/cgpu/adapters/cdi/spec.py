@@ -50,7 +50,7 @@ def device_of_file(file: str) -> str:
 
 def content(name: str, mounts: Iterable[ViewMount], program: Path, environment: Mapping[str, str]) -> bytes:
     """The file of a device of ``cgpu cdi`` with these edits."""
-    return document(container.CDI_KIND, {name: edits(mounts, program, environment)})
+    return document(container.CDI_KIND, {name: edits(mounts, program, environment)}, indent=2)
 
 
 def edits(
@@ -83,14 +83,14 @@ def plain_edits(
     return {name: made for name, made in found.items() if made}
 
 
-def document(kind: str, devices: Mapping[str, Mapping[str, Any]]) -> bytes:
-    """The file of some devices, by name, with their edits; there is at least one."""
+def document(kind: str, devices: Mapping[str, Mapping[str, Any]], *, indent: int | None = None) -> bytes:
+    """The file of some devices, by name, with their edits; there is at least one. ``indent``: for people to read."""
     value = {
         "cdiVersion": _lowest_version(devices),
         "kind": kind,
         "devices": [{"name": name, "containerEdits": made} for name, made in devices.items()],
     }
-    return json.dumps(value, indent=2).encode() + b"\n"
+    return json.dumps(value, indent=indent).encode() + b"\n"
 
 
 def written(name: str, content: bytes) -> Written:
