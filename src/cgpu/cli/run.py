@@ -23,7 +23,6 @@ from cgpu.cli.parsers import Subparsers, add_share, add_verb, share_amounts
 from cgpu.cli.private_agent import agent_or_private
 from cgpu.errors import AgentError, UsageError, public_code
 from cgpu.settings import Settings
-from cgpu.sim.machine import SimMachine
 
 EXAMPLES = """\
 examples:
@@ -74,6 +73,8 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     if not command:
         raise UsageError("no command", "write it after --: cgpu run --memory 6GiB -- python train.py")
     if options.sim is not None:
+        from cgpu.sim.machine import SimMachine  # a start on a real GPU has no use for it
+
         os.environ.update(SimMachine.of_profile(options.sim).environment())
         settings = Settings.from_environment()
     refused = why_refused(program_of(command[0], os.environ))
@@ -98,8 +99,9 @@ def _create(tenant_id: str, options: argparse.Namespace, settings: Settings) -> 
     }
     if options.require_layer is not None:
         body["require_layer"] = options.require_layer
-    for attempt in range(1, _ATTEMPTS + 1):
-        client = agent_or_private(settings)
+    for attempt in range(_ATTEMPTS + 1):
+        # Most often one runs, and is not asked first.
+        client = agent_or_private(settings) if attempt else AgentClient.of(settings)
         try:
             return client, client.put(tenant_path(tenant_id), body)
         except AgentError as error:
@@ -119,6 +121,8 @@ def tenant_environment(inherited: Mapping[str, str], tenant: Mapping[str, Any], 
         "CUDA_VISIBLE_DEVICES": ",".join(share["gpu_uuid"] for share in tenant["shares"]),
     }
     if settings.sim_state is not None:
+        from cgpu.sim.machine import SimMachine
+
         environment.update(SimMachine.open(settings.sim_state).environment(inherited))
     return environment
 
