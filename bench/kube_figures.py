@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from bench.kube_objects import Kind
@@ -30,30 +30,48 @@ _BUCKET: Final = re.compile(r'^\w+_bucket\{path="([^"]+)",le="([^"]+)"\} (\d+)$'
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Some pods of one kind."""
+
+    pods: int
+    created_s: float
+    """Until the API server had taken all of them."""
+    placed_s: float
+    """From the first that was created to the last that was placed."""
+    processor_s: Mapping[str, float]
+    """By process."""
+
+
+@dataclass(frozen=True)
 class Trial:
-    """One kind of pods on one control plane."""
+    """One kind of pods."""
 
     kind: Kind
     nodes: int
     cards: int
-    pods: int
-    created_s: float
-    """Until the API server had taken all pods."""
-    curve: Sequence[tuple[float, int]]
-    """Seconds since the first pod, and how many were placed by then."""
+    batches: Sequence[Batch]
     load: tuple[tuple[float, float, float], tuple[float, float, float]]
     """Load averages of the machine before and after."""
-    processor_s: Mapping[str, float]
-    """By process."""
     memory: Mapping[str, Memory]
     """By process, at the end."""
     metrics: Sequence[str] = field(default_factory=tuple)
     """Of each webhook, in the text format of Prometheus."""
 
     @property
+    def pods(self) -> int:
+        """All of them."""
+        return sum(batch.pods for batch in self.batches)
+
+    @property
     def rate(self) -> float:
-        """Pods placed a second, from the first that was created to the last that was placed."""
-        return self.pods / self.curve[-1][0]
+        """Pods placed a second."""
+        return self.pods / sum(batch.placed_s for batch in self.batches)
+
+    @property
+    def processor_s(self) -> Mapping[str, float]:
+        """By process, those of our webhooks only where pods of this kind need them."""
+        names = {name for batch in self.batches for name in batch.processor_s}
+        return {name: sum(batch.processor_s[name] for batch in self.batches) for name in sorted(names)}
 
     @property
     def webhook_share(self) -> float:
@@ -90,14 +108,25 @@ def latencies_of(metrics: Iterable[str]) -> dict[str, Latency]:
     return {path: Latency(row[float("inf")], row) for path, row in sums.items()}
 
 
+def beside(trials: Iterable[Trial]) -> tuple[float, float] | None:
+    """The rate of pods of ACK as a part of that of the same pods with claims, and its standard error.
+
+    By the batches that were placed one after the other: the machine, and how full the cluster is, are the same.
+    """
+    seconds = {trial.kind: [batch.placed_s for batch in trial.batches] for trial in trials}
+    if Kind.ACK not in seconds or Kind.CLAIMS not in seconds:
+        return None
+    parts = [claims / ack for ack, claims in zip(seconds[Kind.ACK], seconds[Kind.CLAIMS], strict=True)]
+    error = statistics.stdev(parts) / len(parts) ** 0.5 if len(parts) > 1 else float("inf")
+    return statistics.fmean(parts), error
+
+
 def verdict(trials: Sequence[Trial]) -> list[str]:
     """The bounds that are not kept."""
     missed = []
-    rates = {kind: _rates(trials, kind) for kind in Kind}
-    if rates[Kind.ACK] and rates[Kind.CLAIMS]:
-        part = statistics.fmean(rates[Kind.ACK]) / statistics.fmean(rates[Kind.CLAIMS])
-        if part < RATE_MIN:
-            missed.append(f"pods of ACK are placed at {part:.1%} of the rate of the same pods with claims")
+    found = beside(trials)
+    if found is not None and found[0] < RATE_MIN:
+        missed.append(f"pods of ACK are placed at {found[0]:.1%} of the rate of the same pods with claims")
     for path, latency in latencies_of(text for trial in trials for text in trial.metrics).items():
         if latency.percentile_s(99) > HANDLER_P99_S:
             missed.append(f"1 % of the answers to {path} took longer than {HANDLER_P99_S * 1000:.0f} ms")
@@ -106,13 +135,20 @@ def verdict(trials: Sequence[Trial]) -> list[str]:
 
 def document(machine: Mapping[str, Any], trials: Sequence[Trial]) -> dict[str, Any]:
     """JSON values of all of it."""
-    return {"machine": dict(machine), "trials": [_values(trial) for trial in trials], "missed": verdict(trials)}
+    found = beside(trials)
+    paired = None if found is None else {"mean": found[0], "standard_error": found[1]}
+    values = [_values(trial) for trial in trials]
+    return {"machine": dict(machine), "trials": values, "ack_beside_claims": paired, "missed": verdict(trials)}
 
 
 def table(trials: Sequence[Trial]) -> str:
     """In Markdown, a row for each trial."""
     rows = [_HEAD, ("---",) * len(_HEAD), *map(_row, trials)]
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    text = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    found = beside(trials)
+    if found is not None:
+        text += f"\nACK beside claims, batch by batch: {found[0]:.1%} of the rate, standard error {found[1]:.1%}\n"
+    return text
 
 
 def _row(trial: Trial) -> tuple[str, ...]:
@@ -121,7 +157,7 @@ def _row(trial: Trial) -> tuple[str, ...]:
     return (
         str(trial.kind),
         f"{trial.rate:.1f}",
-        f"{trial.created_s:.0f} s",
+        f"{sum(batch.created_s for batch in trial.batches):.0f} s",
         f"{sum(trial.processor_s.values()) / trial.pods * 1000:.0f} ms",
         f"{trial.webhook_share:.1%}" if memory else "",
         _told(latencies.get("/pods")),
@@ -137,10 +173,6 @@ def _told(latency: Latency | None) -> str:
     return ", ".join(f"≤ {latency.percentile_s(percent) * 1000:g} ms" for percent in (50, 99))
 
 
-def _rates(trials: Iterable[Trial], kind: Kind) -> list[float]:
-    return [trial.rate for trial in trials if trial.kind is kind]
-
-
 def _values(trial: Trial) -> dict[str, Any]:
     return {
         "kind": str(trial.kind),
@@ -148,8 +180,7 @@ def _values(trial: Trial) -> dict[str, Any]:
         "cards": trial.cards,
         "pods": trial.pods,
         "placed_per_second": trial.rate,
-        "created_s": trial.created_s,
-        "curve": trial.curve,
+        "batches": [asdict(batch) for batch in trial.batches],
         "load": trial.load,
         "processor_s": dict(trial.processor_s),
         "webhook_share_of_processor": trial.webhook_share,

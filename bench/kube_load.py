@@ -1,7 +1,8 @@
 """Fills a cluster with nodes, then with pods, and tells how fast the scheduler places them.
 
-python -m bench.kube_load nodes --kubeconfig FILE --kind ack --nodes 1000 --cards 8
-python -m bench.kube_load pods --kubeconfig FILE --kind ack --pods 5000 --scheduler CERTIFICATE KEY
+python -m bench.kube_load nodes --kubeconfig FILE --kinds ack claims --nodes 1000 --cards 8
+python -m bench.kube_load pods --kubeconfig FILE --kinds ack --first 0 --pods 500 --scheduler CERTIFICATE KEY
+python -m bench.kube_load check --kubeconfig FILE --kinds ack claims --pods 5000
 python -m bench.kube_load metrics --port 8443
 
 Run on the control plane's host; ``bench.kube`` does it. Of pods it prints JSON, of a webhook's port its metrics.
@@ -17,31 +18,32 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from bench.kube_objects import MEMORY_GIB, NAMESPACE, Kind, cards_of, node, pod, surroundings
+from bench.kube_objects import MEMORY_GIB, Kind, cards_of, node, pod, surroundings
 from cgpu.adapters.kube_objects import CLAIMS, NAMESPACES, NODES, PODS, SLICES, ObjectClient, connect
 from cgpu.adapters.kube_objects import Kind as Listed
 
 _THREADS: Final = 8
-_POLL_S: Final = 0.5
+_POLL_S: Final = 0.2
 _STALLED_S: Final = 120.0
 _SCHEDULER: Final = "https://127.0.0.1:10259/metrics"
 _PLACED: Final = re.compile(r'^scheduler_schedule_attempts_total\{[^}]*result="scheduled"[^}]*\} (\S+)$', re.MULTILINE)
 
 
 def main() -> None:
-    """Do one of the three."""
+    """Do one of the four."""
     parser = argparse.ArgumentParser(prog="python -m bench.kube_load", description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("nodes", "pods", "metrics"))
+    parser.add_argument("what", choices=("nodes", "pods", "check", "metrics"))
     parser.add_argument("--kubeconfig", type=Path)
-    parser.add_argument("--kind", type=Kind, choices=list(Kind))
+    parser.add_argument("--kinds", type=Kind, nargs="+", choices=list(Kind))
     parser.add_argument("--port", type=int, help="a webhook's")
     parser.add_argument("--nodes", type=int)
     parser.add_argument("--cards", type=int)
+    parser.add_argument("--first", type=int, help="number of the first pod")
     parser.add_argument("--pods", type=int)
     parser.add_argument("--scheduler", nargs=2, type=Path, metavar="FILE", help="certificate and key for its metrics")
     options = parser.parse_args()
@@ -50,21 +52,27 @@ def main() -> None:
         return
     with connect(options.kubeconfig) as api:
         if options.what == "nodes":
-            make_nodes(api, options.kind, options.nodes, options.cards)
+            make_nodes(api, options.kinds, options.nodes, options.cards)
+        elif options.what == "pods":
+            (kind,) = options.kinds
+            numbers = range(options.first, options.first + options.pods)
+            print(json.dumps(place(api, kind, numbers, Scheduler(*options.scheduler))))
         else:
-            print(json.dumps(place(api, options.kind, options.pods, Scheduler(*options.scheduler))))
+            for kind in options.kinds:
+                check(api, kind, options.pods)
 
 
-def make_nodes(api: ObjectClient, kind: Kind, nodes: int, cards: int) -> None:
+def make_nodes(api: ObjectClient, kinds: Sequence[Kind], nodes: int, cards: int) -> None:
     """Nodes with their slices, and what pods need."""
 
     def make(number: int) -> None:
-        for item in cards_of(api.create(NODES, node(number)), cards, kind):
+        for item in cards_of(api.create(NODES, node(number)), cards, kinds[0]):
             api.create(SLICES, item)
 
-    api.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
     _all(make, range(nodes))
-    for path, document in surroundings(kind):
+    for kind in kinds:
+        api.create(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": kind.namespace}})
+    for path, document in {path: row for kind in kinds for path, row in surroundings(kind)}.items():
         parent, _, plural = path.rpartition("/")
         api.create(Listed(parent, plural), document)
     _until(lambda: _ready(api) == nodes, "all nodes are ready")
@@ -75,40 +83,35 @@ def _ready(api: ObjectClient) -> int:
     return sum(any(row["type"] == "Ready" and row["status"] == "True" for row in rows) for rows in conditions)
 
 
-def place(api: ObjectClient, kind: Kind, pods: int, scheduler: Scheduler) -> dict[str, Any]:
-    """Create all pods as fast as the API server takes them; when how many of them were placed."""
+def place(api: ObjectClient, kind: Kind, numbers: Sequence[int], scheduler: Scheduler) -> dict[str, float]:
+    """Create these pods as fast as the API server takes them; seconds until it had all, and until all were placed."""
     before = scheduler.placed()
     began = time.monotonic()
     created: list[float] = []
 
     def create() -> None:
-        _all(lambda number: api.create(PODS, pod(number, kind), NAMESPACE), range(pods))
+        _all(lambda number: api.create(PODS, pod(number, kind), kind.namespace), numbers)
         created.append(time.monotonic() - began)
 
     thread = threading.Thread(target=create)
     thread.start()
-    curve: list[tuple[float, int]] = [(0.0, 0)]
-    moved = began
-    while curve[-1][1] < pods:
+    placed, moved = 0, began
+    while placed < len(numbers):
         time.sleep(_POLL_S)
-        now = time.monotonic()
-        placed = scheduler.placed() - before
-        if placed > curve[-1][1]:
-            moved = now
-            curve.append((now - began, placed))
-        assert now - moved < _STALLED_S, f"no pod is placed any more; {placed} of {pods} are"
+        last, placed, now = placed, scheduler.placed() - before, time.monotonic()
+        moved = now if placed > last else moved
+        assert now - moved < _STALLED_S, f"no pod is placed any more; {placed} of {len(numbers)} are"
     thread.join()
-    _check(api, kind, pods)
-    return {"curve": curve, "created_s": created[0]}
+    return {"created_s": created[0], "placed_s": now - began}
 
 
-def _check(api: ObjectClient, kind: Kind, pods: int) -> None:
+def check(api: ObjectClient, kind: Kind, pods: int) -> None:
     """Every pod has its place, and no card has more than it has."""
-    placed = sum("nodeName" in item["spec"] for item in api.each(PODS, NAMESPACE))
+    placed = sum("nodeName" in item["spec"] for item in api.each(PODS, kind.namespace))
     assert placed == pods, f"{placed} of {pods} pods are placed"
     results = [
         result
-        for claim in api.each(CLAIMS, NAMESPACE)
+        for claim in api.each(CLAIMS, kind.namespace)
         for result in claim["status"]["allocation"]["devices"]["results"]
     ]
     assert len(results) == pods, f"{len(results)} of {pods} claims are allocated"

@@ -14,7 +14,6 @@ from cgpu.model.tenant import Gpu
 from cgpu.model.units import GIB
 
 Object = dict[str, Any]
-NAMESPACE: Final = "bench"
 MEMORY_GIB: Final = 8
 """Of a pod."""
 
@@ -40,6 +39,11 @@ class Kind(StrEnum):
     def has_webhook(self) -> bool:
         """Whether ours is there."""
         return self is Kind.ACK
+
+    @property
+    def namespace(self) -> str:
+        """Of its pods; the webhook acts in that of its kind alone."""
+        return f"bench-{self}"
 
 
 def node(number: int) -> Object:
@@ -72,7 +76,7 @@ def surroundings(kind: Kind) -> list[tuple[str, Object]]:
     made: Object = {"apiVersion": _API, "kind": "DeviceClass", "metadata": {"name": _class(kind)}, "spec": spec}
     found = [(f"/apis/{_API}/deviceclasses", made)]
     if kind is not Kind.ACK:
-        found.append((f"/apis/{_API}/namespaces/{NAMESPACE}/resourceclaimtemplates", _template(kind)))
+        found.append((f"/apis/{_API}/namespaces/{kind.namespace}/resourceclaimtemplates", _template(kind)))
     return found
 
 
@@ -85,7 +89,7 @@ def pod(number: int, kind: Kind) -> Object:
     else:
         container["resources"] = {"limits": {"cpu": "100m"}, "claims": [{"name": "gpu"}]}
         spec["resourceClaims"] = [{"name": "gpu", "resourceClaimTemplateName": _TEMPLATE}]
-    metadata = {"name": f"{kind}-{number:05}", "namespace": NAMESPACE}
+    metadata = {"name": f"{kind}-{number:05}", "namespace": kind.namespace}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
@@ -98,7 +102,7 @@ def _template(kind: Kind) -> Object:
     if kind is Kind.CLAIMS:
         exactly["capacity"] = {"requests": {names.MEMORY: f"{MEMORY_GIB}Gi"}}
     spec = {"devices": {"requests": [{"name": "gpu", "exactly": exactly}]}}
-    metadata = {"name": _TEMPLATE, "namespace": NAMESPACE}
+    metadata = {"name": _TEMPLATE, "namespace": kind.namespace}
     return {"apiVersion": _API, "kind": "ResourceClaimTemplate", "metadata": metadata, "spec": {"spec": spec}}
 
 
