@@ -17,8 +17,9 @@ from cgpu.settings import Settings
 
 EXAMPLES: Final = """\
 examples:
-  cgpu k8s controller --namespace cgpu-system      tells pods that wait for a share of a GPU why
+  cgpu k8s controller --namespace cgpu-system
 
+It tells pods that wait for a share of a GPU why, and takes away claim templates that no pod uses.
 Several may run: one leads, and another takes over within 15 s. It ends on SIGTERM.
 """
 _NAMESPACE: Final = "cgpu-system"
@@ -26,14 +27,16 @@ _NAMESPACE: Final = "cgpu-system"
 
 def add_controller(actions: Subparsers[argparse.ArgumentParser]) -> None:
     """Declare the action."""
-    parser = add_verb(actions, "controller", run, "tell pods that wait for a share of a GPU why", EXAMPLES)
+    parser = add_verb(
+        actions, "controller", run, "tell pods why they wait, and take away unused claim templates", EXAMPLES
+    )
     parser.add_argument("--kubeconfig", metavar="FILE", type=Path, help="default: the pod's service account")
     parser.add_argument("--context", metavar="NAME", help="the kubeconfig's context")
     parser.add_argument(
         "--namespace",
         metavar="NAME",
         default=os.environ.get("POD_NAMESPACE") or _NAMESPACE,
-        help=f"where the lease of the leader is (default: $POD_NAMESPACE, or {_NAMESPACE})",
+        help=f"where the lease of the leader and the ledgers of quotas are (default: $POD_NAMESPACE, or {_NAMESPACE})",
     )
 
 
@@ -43,6 +46,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:  # noqa: ARG001
     from cgpu.adapters.kube_objects import connect
     from cgpu.k8s.explainer import Explainer
     from cgpu.k8s.names import LEASE
+    from cgpu.k8s.template_collector import TemplateCollector
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # not a line for each request
@@ -53,15 +57,17 @@ def run(options: argparse.Namespace, settings: Settings) -> int:  # noqa: ARG001
     with connect(options.kubeconfig, options.context, program="cgpu-controller") as api:
         election = Election(api, options.namespace, LEASE, identity)
         explainer = Explainer(api, election.leads, identity)
+        collector = TemplateCollector(api, options.namespace, election.leads)
         threads = [
             threading.Thread(target=election.run, args=(explainer.wake,), name="election"),
             threading.Thread(target=explainer.run, name="explainer"),
+            threading.Thread(target=collector.run, name="collector"),
         ]
         for thread in threads:
             thread.start()
         stopping.wait()
-        explainer.stop()
-        election.stop()
+        for work in (explainer, collector, election):
+            work.stop()
         for thread in threads:
             thread.join()
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -18,13 +18,13 @@ from cgpu.adapters.kube_objects import (
     Object,
     ObjectClient,
 )
-from cgpu.errors import AmountError, CgpuError, ClaimError, ClusterError, RefusedError
+from cgpu.errors import CgpuError, ClaimError, ClusterError, RefusedError
 from cgpu.k8s import names
 from cgpu.k8s.ack_pods import Rules, asks_anything, translate, workload_warnings
 from cgpu.k8s.claim_check import CLASSES, Asked, asked_of, our_requests
 from cgpu.k8s.claim_users import check_pod, uses_of
 from cgpu.k8s.ignored_variables import disabling, told
-from cgpu.k8s.quantity import parse_quantity
+from cgpu.k8s.offers import card_sizes_mib
 from cgpu.k8s.quota import Limits, limits_of
 from cgpu.k8s.quota_keeper import QuotaKeeper
 from cgpu.k8s.review import CREATE, Answer, Request, allowed, parse_review, refused
@@ -47,7 +47,11 @@ class Mirrors:
         self._api = api
         self._namespaces = Mirror(api, NAMESPACES, _labels, again_s=_AGAIN_S)
         self._quotas = Mirror(api, RESOURCE_QUOTAS, lambda quota: {"spec": quota.get("spec") or {}}, again_s=_AGAIN_S)
-        self._slices = Mirror(api, SLICES, _sizes, fields=f"spec.driver={names.DRIVER}", again_s=_AGAIN_S)
+        self._slices = Mirror(
+            api, SLICES, card_sizes_mib, self._forget, fields=f"spec.driver={names.DRIVER}", again_s=_AGAIN_S
+        )
+        self._sizes_mib: list[int] | None = None
+        self._counting = threading.Lock()
         self._all: tuple[Mirror[Any], ...] = (self._namespaces, self._quotas, self._slices)
 
     def start(self, seconds: float) -> None:
@@ -87,8 +91,15 @@ class Mirrors:
         return None if found is None else found["spec"]
 
     def sizes_mib(self) -> list[int]:
-        """Memory of the cluster's cards, each size once."""
-        return sorted({size for sizes in self._slices.items().values() for size in sizes})
+        """Memory of the cluster's cards, each size once. Kept: each review asks, and there are thousands of slices."""
+        with self._counting:
+            if self._sizes_mib is None:
+                self._sizes_mib = sorted({size for sizes in self._slices.items().values() for size in sizes})
+            return self._sizes_mib
+
+    def _forget(self) -> None:
+        with self._counting:
+            self._sizes_mib = None
 
 
 @dataclass(frozen=True)
@@ -218,13 +229,3 @@ def _largest(wanted: int, rules: Rules, sizes_mib: Iterable[int]) -> list[str]:
 def _labels(namespace: Mapping[str, Any]) -> Mapping[str, str]:
     labels: Mapping[str, str] = (namespace.get("metadata") or {}).get("labels") or {}
     return labels
-
-
-def _sizes(piece: Mapping[str, Any]) -> tuple[int, ...]:
-    """Memory of the cards of a slice."""
-    found = set()
-    for device in piece["spec"].get("devices") or ():
-        amount = (device.get("capacity") or {}).get(names.MEMORY, {}).get("value", "0")
-        with contextlib.suppress(AmountError):  # not from an agent of ours: no card to be named
-            found.add(parse_quantity(str(amount)) // MIB)
-    return tuple(found - {0})

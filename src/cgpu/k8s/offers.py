@@ -6,14 +6,17 @@ Rounding and defaults: resource.k8s.io/v1 (CapacityRequestPolicy) as the schedul
 from __future__ import annotations
 
 import bisect
+import contextlib
 import functools
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cgpu.errors import AmountError
 from cgpu.k8s import names
-from cgpu.k8s.quantity import quantity_value
+from cgpu.k8s.quantity import parse_quantity, quantity_value
+from cgpu.model.units import MIB
 
 Object = Mapping[str, Any]
 _DOMAIN: Final = f"{names.DRIVER}/"
@@ -120,6 +123,16 @@ def parse_slice(item: Object) -> OfferedSlice | None:
         name=item["metadata"]["name"],
         cards=tuple(_card(device) for device in spec.get("devices") or ()),
     )
+
+
+def card_sizes_mib(item: Object) -> tuple[int, ...]:
+    """How large the cards of a ResourceSlice of ours are, each size once."""
+    found = set()
+    for device in item["spec"].get("devices") or ():
+        amount = (device.get("capacity") or {}).get(names.MEMORY, {}).get("value", "0")
+        with contextlib.suppress(AmountError):  # not from an agent of ours: no card to be named
+            found.add(parse_quantity(str(amount)) // MIB)
+    return tuple(found - {0})
 
 
 def parse_taints(rows: Iterable[Object] | None) -> tuple[Taint, ...]:

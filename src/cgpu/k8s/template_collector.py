@@ -1,7 +1,8 @@
 """Takes away the templates that nothing uses any more, and makes again those that are missed.
 
 A template that no pod names is marked with the time; ten minutes later it goes, if it is still as it was.
-The admission of a pod takes the mark away. Deciding is pure; several collectors do no harm.
+The admission of a pod takes the mark away, so that a copy of the pods that is late by less than that does no harm.
+Deciding is pure. One process of a cluster does it, but several would do no harm either.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from cgpu.adapters.kube_answers import ApiRefusedError
-from cgpu.adapters.kube_objects import CLAIM_TEMPLATES, CONFIG_MAPS, NAMESPACES, PODS, ObjectClient
-from cgpu.errors import CgpuError
+from cgpu.adapters.kube_mirror import Mirror
+from cgpu.adapters.kube_objects import CLAIM_TEMPLATES, CONFIG_MAPS, NAMESPACES, PODS, SLICES, ObjectClient
+from cgpu.errors import CgpuError, ClusterError
 from cgpu.k8s import names
+from cgpu.k8s.offers import card_sizes_mib
 from cgpu.k8s.quota_keeper import LABEL, PREFIX
 from cgpu.k8s.templates import Share, share_named, template
 
@@ -26,6 +29,7 @@ Object = Mapping[str, Any]
 _LOG: Final = logging.getLogger(__name__)
 WAIT: Final = timedelta(minutes=10)
 _ROUND_S: Final = 60.0
+_SYNC_S: Final = 60.0  # for so long the first copy of the pods is waited for
 _ENDED: Final = ("Succeeded", "Failed")
 _LIVING: Final = ",".join(f"status.phase!={phase}" for phase in _ENDED)
 
@@ -42,9 +46,17 @@ class Round:
     """Shares whose templates are missed, by namespace."""
 
 
-def decide(templates: Iterable[Object], pods: Iterable[Object], now: datetime, sizes_mib: Sequence[int] = ()) -> Round:
-    """What is to be done with our templates, by the pods that there are, and the cluster's cards."""
-    used = _used(pods)
+def decide(
+    templates: Iterable[Object],
+    used: Collection[tuple[str, str]],
+    now: datetime,
+    sizes_mib: Callable[[], Sequence[int]] = lambda: (),
+) -> Round:
+    """What is to be done with our templates.
+
+    ``used``: namespace and name of those that pods name, ours or not. ``sizes_mib`` tells the memory of the cluster's
+    cards; it is asked only where a template is missed.
+    """
     there: set[tuple[str, str]] = set()
     mark, unmark, delete = [], [], []
     for row in templates:
@@ -59,8 +71,9 @@ def decide(templates: Iterable[Object], pods: Iterable[Object], now: datetime, s
             mark.append(key)
         elif now - since >= WAIT:
             delete.append((*key, metadata["resourceVersion"]))
-    missed = sorted(used - there)
-    make = [(namespace, share) for namespace, name in missed if (share := share_named(name, sizes_mib)) is not None]
+    missed = sorted(set(used) - there)
+    sizes = sizes_mib() if missed else ()
+    make = [(namespace, share) for namespace, name in missed if (share := share_named(name, sizes)) is not None]
     return Round(tuple(mark), tuple(unmark), tuple(delete), tuple(make))
 
 
@@ -70,15 +83,12 @@ def stale_ledgers(ledgers: Iterable[Object], namespaces: Collection[str]) -> lis
     return [name for name in found if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in namespaces]
 
 
-def _used(pods: Iterable[Object]) -> set[tuple[str, str]]:
-    used = set()
-    for pod in pods:
-        if (pod.get("status") or {}).get("phase") in _ENDED or pod["metadata"].get("deletionTimestamp"):
-            continue
-        for entry in (pod.get("spec") or {}).get("resourceClaims") or ():
-            if entry.get("resourceClaimTemplateName"):
-                used.add((pod["metadata"]["namespace"], entry["resourceClaimTemplateName"]))
-    return used
+def named_templates(pod: Object) -> tuple[str, ...]:
+    """The templates that a pod names, whoever's; none where it has ended, or is about to go."""
+    if (pod.get("status") or {}).get("phase") in _ENDED or pod["metadata"].get("deletionTimestamp"):
+        return ()
+    entries = (pod.get("spec") or {}).get("resourceClaims") or ()
+    return tuple(entry["resourceClaimTemplateName"] for entry in entries if entry.get("resourceClaimTemplateName"))
 
 
 def _time(text: str | None) -> datetime | None:
@@ -92,32 +102,41 @@ def _time(text: str | None) -> datetime | None:
 class TemplateCollector:
     """``run`` in a thread."""
 
-    def __init__(
-        self, api: ObjectClient, own_namespace: str, sizes_mib: Callable[[], Sequence[int]] = lambda: ()
-    ) -> None:
-        """``sizes_mib`` tells the memory of the cluster's cards."""
-        self._sizes_mib = sizes_mib
+    def __init__(self, api: ObjectClient, own_namespace: str, leads: Callable[[], bool] = lambda: True) -> None:
+        """``leads`` says whether this process is the one that does it; ``own_namespace`` has the quotas' ledgers."""
         self._api = api
         self._own_namespace = own_namespace
+        self._leads = leads
         self._stopping = threading.Event()
+        # Not listed each time: in a large cluster that would be some hundred megabytes a minute.
+        self._pods = Mirror(api, PODS, lambda pod: named_templates(pod) or None, fields=_LIVING)
+        self._is_started = False
 
     def run(self) -> None:
         """A round a minute until ``stop``. What fails is tried again in the next one."""
         while not self._stopping.wait(_ROUND_S):
             try:
-                self.round(datetime.now(UTC))
+                if self._leads():
+                    self.round(datetime.now(UTC))
             except CgpuError as error:
                 _LOG.warning("templates that nothing uses stay for now: %s", error)
 
     def stop(self) -> None:
         """End ``run``."""
         self._stopping.set()
+        self._pods.stop()
 
     def round(self, now: datetime) -> Round:
         """Look, and do what is to be done. Raises ClusterError."""
-        # The templates first: a pod that comes in between is seen, and the version tells a template that changed.
+        if not self._is_started:
+            self._pods.start()
+            self._is_started = True
+        if not self._pods.synced.wait(_SYNC_S):
+            raise ClusterError("the pods could not be read", "the log tells why; the service account may list them")
+        # The templates first: their versions tell which of them have changed since.
         templates, _ = self._api.list(CLAIM_TEMPLATES, labels=f"{names.TEMPLATE}={names.TEMPLATE_OF_ACK}")
-        todo = decide(templates, self._api.each(PODS, fields=_LIVING), now, self._sizes_mib())
+        used = {(namespace, name) for (namespace, _), named in self._pods.items().items() for name in named}
+        todo = decide(templates, used, now, self._sizes_mib)
         for namespace, name in todo.mark:
             self._annotate(namespace, name, now.isoformat(timespec="seconds"))
         for namespace, name in todo.unmark:
@@ -130,6 +149,10 @@ class TemplateCollector:
                 self._api.create(CLAIM_TEMPLATES, template(share, namespace), namespace)
         self._remove_ledgers()
         return todo
+
+    def _sizes_mib(self) -> list[int]:
+        slices = self._api.each(SLICES, fields=f"spec.driver={names.DRIVER}")
+        return sorted({size for piece in slices for size in card_sizes_mib(piece)})
 
     def _annotate(self, namespace: str, name: str, since: str | None) -> None:
         patch = {"metadata": {"annotations": {names.UNUSED_SINCE: since}}}

@@ -16,7 +16,6 @@ from cgpu.k8s.ack_pods import Rules
 from cgpu.k8s.admission import Admission, Mirrors
 from cgpu.k8s.claim_check import CLASSES
 from cgpu.k8s.quota_keeper import QuotaKeeper
-from cgpu.k8s.template_collector import TemplateCollector
 from cgpu.k8s.template_keeper import TemplateKeeper
 
 _LOG: Final = logging.getLogger(__name__)
@@ -72,16 +71,14 @@ def serve(
     mirrors = Mirrors(api)
     quotas = QuotaKeeper(api, own_namespace, classes)
     admission = Admission(rules, mirrors, TemplateKeeper(api), quotas, classes)
-    collector = TemplateCollector(api, own_namespace, mirrors.sizes_mib)
     with contextlib.ExitStack() as undo:
         undo.callback(api.close)
         undo.callback(mirrors.stop)
         undo.callback(quotas.stop)
         mirrors.start(_SYNC_S)
-        for work in (collector, certificates):
-            if work is not None:
-                undo.callback(work.stop)
-                threading.Thread(target=work.run, name=type(work).__name__, daemon=True).start()
+        if certificates is not None:
+            undo.callback(certificates.stop)
+            threading.Thread(target=certificates.run, name="certificates", daemon=True).start()
         server = AdmissionServer(serving.address, serving.port, serving.files, admission.handle)
         thread = threading.Thread(target=server.serve_forever, name="webhook")
         thread.start()

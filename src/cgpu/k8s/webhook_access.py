@@ -53,11 +53,10 @@ def _binding(role: str, metadata: Object, subject: Object) -> Object:
 _CLUSTER = [
     _rule("", "namespaces", ("get", "list", "watch")),  # labels: quota, weight and priority
     _rule("", "resourcequotas", ("list", "watch")),  # those on ACK's resources go on to hold
-    _rule("", "pods", ("list",)),  # which templates are used
     _rule("resource.k8s.io", "resourceslices", ("list", "watch")),  # how large the cards are
     # What a namespace has of its quota, and which requests the claims of a pod have.
     _rule("resource.k8s.io", "resourceclaims", ("get", "list", "watch")),
-    # Made when a pod needs one, marked when no pod does, and deleted.
-    _rule("resource.k8s.io", "resourceclaimtemplates", ("get", "list", "create", "patch", "delete")),
+    # Made when a pod needs one, which takes the mark of an unused one away.
+    _rule("resource.k8s.io", "resourceclaimtemplates", ("get", "create", "patch")),
 ]
-_OWN = [_rule("", "configmaps", ("get", "list", "create", "update", "delete"))]  # reservations of quotas
+_OWN = [_rule("", "configmaps", ("get", "create", "update"))]  # reservations of quotas

@@ -28,7 +28,9 @@ def main() -> None:
     now = datetime.now(UTC) + timedelta(minutes=float(minutes))
     with connect() as api, tempfile.TemporaryDirectory() as folder:
         if what == "collect":
-            print(TemplateCollector(api, NAMESPACE).round(now))
+            collector = TemplateCollector(api, NAMESPACE)
+            print(collector.round(now))
+            collector.stop()
         else:
             files = CertificateFiles(Path(folder) / "tls.crt", Path(folder) / "tls.key")
             keeper = WebhookCertificates(api, NAMESPACE, SECRET, HOSTS, files, (MUTATING, VALIDATING))

@@ -3,9 +3,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from cgpu.k8s.template_collector import Round, decide, stale_ledgers
+from cgpu.k8s.template_collector import Round, named_templates, stale_ledgers
+from cgpu.k8s.template_collector import decide as decided
 from cgpu.k8s.templates import Share, name_of
 
+Named = dict[str, Any]
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 SHARE = Share(8192)
 NAME = name_of(SHARE)
@@ -26,6 +28,11 @@ def pod(template: str = NAME, phase: str = "Pending", namespace: str = "team", *
         ]
     }
     return {"metadata": {"namespace": namespace, **metadata}, "spec": spec, "status": {"phase": phase}}
+
+
+def decide(templates: list[Named], pods: list[Named], now: datetime, sizes_mib: tuple[int, ...] = ()) -> Round:
+    used = {(pod["metadata"]["namespace"], name) for pod in pods for name in named_templates(pod)}
+    return decided(templates, used, now, lambda: sizes_mib)
 
 
 def ago(minutes: float) -> str:
