@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 import yaml
 
 from cgpu.model.units import GIB
@@ -12,6 +13,14 @@ from tests.e2e.host import eventually
 from tests.e2e.kube.installation import CLIENT, NAMESPACE, Installation
 
 OUT_OF_MEMORY = 2
+TEMPLATES, HERE = "resourceclaimtemplates.resource.k8s.io", f"--namespace={NAMESPACE}"
+RIGHTS = (
+    ("cgpu-controller", [f"{verb} {TEMPLATES} --all-namespaces" for verb in ("list", "create", "patch", "delete")]),
+    ("cgpu-controller", ["list pods --all-namespaces", "watch pods --all-namespaces", "list namespaces"]),
+    ("cgpu-controller", [f"{verb} configmaps {HERE}" for verb in ("list", "delete")]),
+    ("cgpu-webhook", [f"{verb} {TEMPLATES} --all-namespaces" for verb in ("get", "create", "patch")]),
+    ("cgpu-webhook", [f"{verb} configmaps {HERE}" for verb in ("get", "create", "update")]),
+)
 
 
 def ack_pod(name: str, *command: str, **resources: str) -> dict[str, Any]:
@@ -89,3 +98,15 @@ def test_admission_lets_everything_else_through_while_no_webhook_answers(install
     finally:
         installation.kubectl("scale", "deployment/cgpu-webhook", f"--namespace={NAMESPACE}", "--replicas=2")
         installation.roll_out("deployment/cgpu-webhook", NAMESPACE)
+
+
+@pytest.mark.parametrize(("account", "rights"), RIGHTS)
+def test_who_makes_and_collects_templates_may_do_so(installation: Installation, account: str, rights: list[str]):
+    user = f"--as=system:serviceaccount:{NAMESPACE}:{account}"
+    for right in rights:
+        assert installation.kubectl("auth", "can-i", *right.split(), user).strip() == "yes"
+
+
+def test_who_answers_reviews_deletes_no_template(installation: Installation):
+    user = f"--as=system:serviceaccount:{NAMESPACE}:cgpu-webhook"
+    installation.cluster.control_plane.refused("auth", "can-i", "delete", TEMPLATES, "--all-namespaces", user)
