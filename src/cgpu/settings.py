@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,12 +115,18 @@ def _runtime_dir(environment: Mapping[str, str], uid: int) -> Path:
     if uid == 0:
         return Path("/run/cgpu")
     user = _path(environment, "XDG_RUNTIME_DIR")
-    return user / "cgpu" if user is not None else Path(tempfile.gettempdir()) / f"cgpu-{uid}"
+    return user / "cgpu" if user is not None else _temporary() / f"cgpu-{uid}"
 
 
 def _lock_dir() -> Path:
     lock = Path("/run/lock")
-    return lock if lock.is_dir() else Path(tempfile.gettempdir())
+    return lock if lock.is_dir() else _temporary()
+
+
+def _temporary() -> Path:
+    import tempfile  # seldom needed, and a tenth of the time in which `cgpu run` starts
+
+    return Path(tempfile.gettempdir())
 
 
 def _path(environment: Mapping[str, str], name: str) -> Path | None:

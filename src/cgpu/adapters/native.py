@@ -7,8 +7,6 @@ import functools
 import hashlib
 import os
 import shutil
-import tempfile
-from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +34,7 @@ def native_library(name: str) -> Path:
 
 @functools.cache
 def _folder() -> Path:
-    return Path(str(files("cgpu"))) / "_native"
+    return Path(__file__).parents[1] / "_native"
 
 
 def content_name(library: Path) -> str:
@@ -56,6 +54,8 @@ def content_named_copy(library: Path, folder: Path) -> Path:
             return library
         copy = folder / content_name(library)
         if not copy.exists():
+            import tempfile
+
             with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
                 file.write(library.read_bytes())
                 os.fchmod(file.fileno(), 0o555)
@@ -74,6 +74,8 @@ def content_named_folder(source: Path, folder: Path) -> Path:
         files_of_it = tuple(sorted(path for path in source.iterdir() if path.is_file()))
         copy = folder / f"{source.name}-{_hash_of(files_of_it, tuple(map(_stamp, files_of_it)))}"
         if not copy.exists():
+            import tempfile
+
             unfinished = Path(tempfile.mkdtemp(dir=folder))
             for path in files_of_it:
                 (unfinished / path.name).write_bytes(path.read_bytes())
