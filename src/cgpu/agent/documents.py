@@ -61,7 +61,7 @@ class NodeDocument:
     contexts: dict[str, int]  # what a bare context takes, by GPU UUID; measured ones only
     limits: frozenset[Limit] = frozenset()  # written down before they are set, and until they are cleared
     leaves: frozenset[str] = frozenset()  # cgroups of tenants that have ended, which may still be there
-    _in_force: dict[str, Policy] = field(default_factory=dict, compare=False, repr=False)  # as asked for so far
+    _in_force: dict[str, Policy] = field(default_factory=dict, init=False, compare=False, repr=False)  # kept answers
 
     def shares_on(self, gpu_uuid: str) -> tuple[Share, ...]:
         """The tenants' shares of a card."""

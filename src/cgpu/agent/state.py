@@ -507,15 +507,6 @@ class NodeState:
         self.limits.apply(limits_of(self._document.records[tenant_id], self.records()), self._gpus)
         self._step("limits:set")
 
-    def _refresh_changed(self, tenant: Tenant) -> None:
-        """The same after a change of one tenant: its neighbours are told only where the card's policy changes by it."""
-        cards = [share.gpu_uuid for share in tenant.shares if share.gpu_uuid in self._gpus]
-        self._refresh(
-            [uuid for uuid in cards if self.policy_in_force(self._gpus[uuid]) is not self._in_force.get(uuid)]
-        )
-        if tenant.id in self._document.records:
-            self._refresh_tenant(tenant)
-
     def _refresh(self, gpu_uuids: Iterable[str]) -> None:
         """Write what follows from the document to the regions of all who share these cards, and to the arbiter."""
         touched = {uuid for uuid in gpu_uuids if uuid in self._gpus}
@@ -526,6 +517,15 @@ class NodeState:
         for record in self._document.records.values():
             if any(share.gpu_uuid in touched for share in record.tenant.shares):
                 self._refresh_tenant(record.tenant)
+
+    def _refresh_changed(self, tenant: Tenant) -> None:
+        """After a change of one tenant: its neighbours are told only where the card's policy changes by it."""
+        cards = [share.gpu_uuid for share in tenant.shares if share.gpu_uuid in self._gpus]
+        self._refresh(
+            [uuid for uuid in cards if self.policy_in_force(self._gpus[uuid]) is not self._in_force.get(uuid)]
+        )
+        if tenant.id in self._document.records:
+            self._refresh_tenant(tenant)
 
     def _refresh_tenant(self, tenant: Tenant) -> None:
         if tenant.id in self.regions:

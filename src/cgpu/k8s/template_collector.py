@@ -23,7 +23,7 @@ from cgpu.errors import CgpuError, ClusterError
 from cgpu.k8s import names
 from cgpu.k8s.offers import card_sizes_mib
 from cgpu.k8s.quota_keeper import LABEL, PREFIX
-from cgpu.k8s.templates import Share, share_named, template
+from cgpu.k8s.templates import Share, may_be_ours, share_named, template
 
 Object = Mapping[str, Any]
 _LOG: Final = logging.getLogger(__name__)
@@ -54,8 +54,8 @@ def decide(
 ) -> Round:
     """What is to be done with our templates.
 
-    ``used``: namespace and name of those that pods name, ours or not. ``sizes_mib`` tells the memory of the cluster's
-    cards; it is asked only where a template is missed.
+    ``used``: namespace and name of those that pods name. ``sizes_mib`` tells the memory of the cluster's cards; it is
+    asked only where a template is missed.
     """
     there: set[tuple[str, str]] = set()
     mark, unmark, delete = [], [], []
@@ -84,11 +84,11 @@ def stale_ledgers(ledgers: Iterable[Object], namespaces: Collection[str]) -> lis
 
 
 def named_templates(pod: Object) -> tuple[str, ...]:
-    """The templates that a pod names, whoever's; none where it has ended, or is about to go."""
+    """The templates of ours that a pod names; none where it has ended, or is about to go."""
     if (pod.get("status") or {}).get("phase") in _ENDED or pod["metadata"].get("deletionTimestamp"):
         return ()
-    entries = (pod.get("spec") or {}).get("resourceClaims") or ()
-    return tuple(entry["resourceClaimTemplateName"] for entry in entries if entry.get("resourceClaimTemplateName"))
+    found = (row.get("resourceClaimTemplateName") for row in (pod.get("spec") or {}).get("resourceClaims") or ())
+    return tuple(name for name in found if name and may_be_ours(name))
 
 
 def _time(text: str | None) -> datetime | None:
@@ -116,7 +116,7 @@ class TemplateCollector:
         """A round a minute until ``stop``. What fails is tried again in the next one."""
         while not self._stopping.wait(_ROUND_S):
             try:
-                if self._leads():
+                if self._leads() and self._follow().is_set():
                     self.round(datetime.now(UTC))
             except CgpuError as error:
                 _LOG.warning("templates that nothing uses stay for now: %s", error)
@@ -128,10 +128,7 @@ class TemplateCollector:
 
     def round(self, now: datetime) -> Round:
         """Look, and do what is to be done. Raises ClusterError."""
-        if not self._is_started:
-            self._pods.start()
-            self._is_started = True
-        if not self._pods.synced.wait(_SYNC_S):
+        if not self._follow().wait(_SYNC_S):
             raise ClusterError("the pods could not be read", "the log tells why; the service account may list them")
         # The templates first: their versions tell which of them have changed since.
         templates, _ = self._api.list(CLAIM_TEMPLATES, labels=f"{names.TEMPLATE}={names.TEMPLATE_OF_ACK}")
@@ -149,6 +146,13 @@ class TemplateCollector:
                 self._api.create(CLAIM_TEMPLATES, template(share, namespace), namespace)
         self._remove_ledgers()
         return todo
+
+    def _follow(self) -> threading.Event:
+        """Set when the pods have been read."""
+        if not self._is_started:
+            self._pods.start()
+            self._is_started = True
+        return self._pods.synced
 
     def _sizes_mib(self) -> list[int]:
         slices = self._api.each(SLICES, fields=f"spec.driver={names.DRIVER}")

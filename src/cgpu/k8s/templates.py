@@ -142,6 +142,11 @@ def _proportional(share: Share, sizes_mib: Sequence[int]) -> Iterator[Share]:
             yield replace(share, card_sizes_mib=sizes)
 
 
+def may_be_ours(name: str) -> bool:
+    """Whether a template's name has the form of those that we make; ours have no other."""
+    return _NAME.fullmatch(name) is not None
+
+
 def has_form_of_ours(name: str) -> bool:
     """Whether a template's name says that it is one of ours with exact amounts."""
     match = _NAME.fullmatch(name)

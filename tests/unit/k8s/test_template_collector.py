@@ -77,3 +77,18 @@ def test_a_missed_template_of_a_proportional_share_is_made_again_while_its_cards
     assert decide([], missed, NOW, (15079, 40536)) == Round(make=(("team", share),))
     assert decide([], missed, NOW, (8192, 15079, 23028, 40536)) == Round(make=(("team", share),))  # others have come
     assert decide([], missed, NOW, (15079,)) == Round()
+
+
+def test_a_used_template_of_a_proportional_share_stays():
+    name = name_of(Share(3072, card_sizes_mib=(15079,)))
+    there = made(ago(60))
+    there["metadata"]["name"] = name
+    assert decide([there], [pod(name)], NOW) == Round(unmark=(("team", name),))
+
+
+def test_templates_of_others_make_no_work():
+    def unasked() -> tuple[int, ...]:
+        raise AssertionError("the cards are listed")
+
+    used = {("team", name) for name in named_templates(pod("somebodys-own"))}
+    assert decided([], used, NOW, unasked) == Round()

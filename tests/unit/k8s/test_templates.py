@@ -10,6 +10,7 @@ from cgpu.k8s.templates import (
     check_content,
     fitting_sizes,
     has_amounts_of,
+    may_be_ours,
     name_of,
     proportional_mib,
     share_named,
@@ -20,6 +21,14 @@ from cgpu.k8s.templates import (
 @pytest.mark.parametrize("name", ["", "mine", "cgpu-m8192-n1-0123456789", "cgpu-m8192-c30-n1", "cgpu-mx-n1-0123456789"])
 def test_other_names_tell_nothing(name: str):
     assert share_named(name) is None
+
+
+@pytest.mark.parametrize(
+    "share", [Share(8192), Share(8192, 30, 2, weight=3, high_priority=True), Share(3072, card_sizes_mib=(15079,))]
+)
+def test_ours_are_known_by_the_form_of_their_names(share: Share):
+    assert may_be_ours(name_of(share))
+    assert not may_be_ours(f"my-{name_of(share)}")
 
 
 def test_the_template_of_a_share():
