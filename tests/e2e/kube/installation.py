@@ -155,7 +155,7 @@ class Installation:
         return next(
             str(pod["metadata"]["name"])
             for pod in pods
-            if pod["spec"]["nodeName"] == node and "deletionTimestamp" not in pod["metadata"]
+            if pod["spec"].get("nodeName") == node and "deletionTimestamp" not in pod["metadata"]
         )
 
     def cgpu(self, node: str, *arguments: str) -> str:

@@ -28,6 +28,7 @@ def figures() -> dict[str, Any]:
 def test_every_claim_is_made_ready_and_taken_back(figures: dict[str, Any]):
     calls = {name: row["calls"] for name, row in figures.items() if isinstance(row, dict) and "calls" in row}
     assert calls == {
+        "call": 20,
         "get": 20,
         "prepare": 20,
         "prepare_processor": 20,
