@@ -13,6 +13,7 @@
 #include "seat.h"
 
 #define HEARTBEAT_NS 50000000u
+#define IDLE_HEARTBEAT_NS 200000000u /* while nobody has or wants the card */
 #define LOOK_BEATS 4 /* at every so many heartbeats everybody is looked at, who may have died without a word */
 #define POLL_NS 1000000u /* where the kernel cannot wait on several words */
 #define WINDOW_MAX_NS 2000000000u
@@ -127,6 +128,16 @@ static uint64_t announce(struct cgpu_arbiter *arbiter, uint64_t now_ns) {
 
 static uint64_t earlier(uint64_t left, uint64_t right) { return left < right ? left : right; }
 
+/* Who begins to want the card rings, and finds a fresh heartbeat before it has to ask for one. */
+static uint64_t next_beat_ns(const struct cgpu_arbiter *arbiter) {
+  bool idle = arbiter->turns.phase == CGPU_TURNS_IDLE;
+  for (unsigned i = 0; idle && i < CGPU_POLICY_TENANTS; i++) {
+    const struct cgpu_turns_sight *sight = &arbiter->turns.tenant[i].sight;
+    idle = !arbiter->seat[i].taken || !(sight->want || sight->busy);
+  }
+  return arbiter->heartbeat_ns + (idle ? IDLE_HEARTBEAT_NS : HEARTBEAT_NS);
+}
+
 /* One pass over the state machine. Returns when the next one is due. */
 static uint64_t step(struct cgpu_arbiter *arbiter, int place) {
   uint64_t now_ns = futex_now_ns(), next_ns;
@@ -148,7 +159,7 @@ static uint64_t step(struct cgpu_arbiter *arbiter, int place) {
   } while (publish(arbiter));
   if (heartbeat) beat(arbiter, now_ns);
   next_ns = earlier(next_ns, announce(arbiter, now_ns));
-  arbiter->due_ns = earlier(next_ns, arbiter->heartbeat_ns + HEARTBEAT_NS);
+  arbiter->due_ns = earlier(next_ns, next_beat_ns(arbiter));
   return arbiter->due_ns;
 }
 

@@ -1,8 +1,8 @@
 /* arbiter.h - the arbiter of one GPU: a thread that gives turns to tenants (C API for ctypes).
  *
  * One arbiter per GPU. It sleeps in futex_waitv on its tenants' doorbells until a gate word changes
- * or the next moment of the state machine (turns.h) comes, at most 50 ms, after which every tenant
- * finds a fresh heartbeat. All functions may be called from any thread; errors are errno values.
+ * or the next moment of the state machine (turns.h) comes, at most 50 ms, or 200 while nobody has or
+ * wants the GPU, after which every tenant finds a fresh heartbeat. All functions may be called from any thread; errors are errno values.
  */
 #ifndef CGPU_ARBITER_H
 #define CGPU_ARBITER_H

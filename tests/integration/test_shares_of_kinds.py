@@ -106,7 +106,8 @@ class Bed:
         with region_reader(self.tenant) as reader:
             for slot in reader.usage(CARDS).slots:
                 if not slot.alive:
-                    self.machine.arbiter.reclaim(self.tenant, [slot.index], reader.descriptors())
+                    opened = reader.descriptors()
+                    self.machine.arbiter.reclaim(self.tenant, [slot.index], (opened.usage, opened.locks))
 
 
 def region_reader(region: Path) -> AbstractContextManager[RegionReader]:

@@ -37,7 +37,8 @@ def region(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     tenant = Tenant("t1", 'tr"ain\\ing é', (share,), memory_layer=MemoryLayer.DRIVER)
     create_region(tmp_path / "t1", tenant, (Row(gpu(), share, request.param, 0),), Owner())
     writer = GrantsWriter(tmp_path / "t1")
-    writer.set_measured(0, 5 * MIB, 300 * MIB, 42)
+    writer.set_measured(0, 5 * MIB, 300 * MIB)
+    writer.set_utilisation(0, 42)
     writer.close()
     return tmp_path / "t1"
 

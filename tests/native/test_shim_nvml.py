@@ -62,7 +62,8 @@ class TenantRegion:
 
     def measure(self, overhead_bytes: int, utilisation_percent: int) -> None:
         with contextlib.closing(GrantsWriter(self.folder)) as writer:
-            writer.set_measured(0, overhead_bytes, CONTEXT_BYTES, utilisation_percent)
+            writer.set_measured(0, overhead_bytes, CONTEXT_BYTES)
+            writer.set_utilisation(0, utilisation_percent)
 
     def resize(self, quota_bytes: int) -> None:
         share = Share(self.rows[0].share.gpu_uuid, quota_bytes)

@@ -11,7 +11,7 @@ import ctypes
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -25,6 +25,7 @@ from cgpu.model.tenant import Gpu
 
 _Answer = TypeVar("_Answer")
 _PERCENT: Final = 100
+_PROCESSES_ROOM: Final = 64  # on one card, before there has to be more
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -53,6 +54,7 @@ class NvmlNode:
                 raise DriverError(f"NVML cannot be loaded: {error}") from error
         _ask("nvmlInit", pynvml.nvmlInit)
         self._handles: dict[int, Any] = {}
+        self._lists: dict[int, tuple[_ProcessList, _ProcessList]] = {}  # by index
         self._gpus = tuple(self._found())
         self._events: Any = None  # a set, once somebody waits for Xids
         self._silent = set(self._handles)  # cards whose Xids are not in the set
@@ -87,13 +89,18 @@ class NvmlNode:
         return 0 if info is None else int(info.reserved)
 
     def processes(self, gpu: Gpu) -> tuple[GpuProcess, ...]:
-        """The processes on the card, by their pids as this process's PID namespace has them."""
-        handle = self._handles[gpu.index]
-        found: dict[int, GpuProcess] = {}
-        for kind in ("Compute", "Graphics"):
-            for row in _running(kind, handle):
-                found[row.pid] = GpuProcess(row.pid, row.usedGpuMemory)
-        return tuple(found.values())
+        """The processes on the card, by their pids as this process's PID namespace has them.
+
+        For one thread at a time. The same answer is the same tuple.
+        """
+        lists = self._lists.get(gpu.index)
+        if lists is None:
+            handle = self._handles[gpu.index]
+            lists = self._lists[gpu.index] = _ProcessList("Compute", handle), _ProcessList("Graphics", handle)
+        computing, drawing = (of_kind.ask() for of_kind in lists)
+        if not drawing:
+            return computing
+        return tuple({row.host_pid: row for row in (*computing, *drawing)}.values())
 
     def limits_memory(self, gpu: Gpu, cgroup: Path) -> bool:
         """Whether the driver can limit the card's memory for a cgroup: r615 and later, with cgroup v2.
@@ -242,25 +249,51 @@ class NvmlNode:
         )
 
 
-def _running(kind: str, handle: Any) -> Iterable[Any]:
-    """The rows of ``nvmlDeviceGet<kind>RunningProcesses``, in the newest form that the driver has.
+class _ProcessList:
+    """``nvmlDeviceGet<kind>RunningProcesses`` of one card, in the newest form that the driver has.
 
-    The third came with r510, the second with r450, and both fill the same structure. A driver without either is
-    older than any that cgpu knows: what runs on its cards is not guessed.
+    The third came with r510, the second with r450, and both fill the same structure. pynvml asks twice, for the number
+    and for the rows, and makes an object of each row; the agent asks some times a second. Here one question is enough
+    while there is room, and the same answer is the same tuple.
     """
-    for version in (3, 2):
-        name = f"nvmlDeviceGet{kind}RunningProcesses_v{version}"
-        try:
-            rows: Iterable[Any] = _optional_data(name, (), getattr(pynvml, name), handle)
-        except DriverError as error:
-            if not isinstance(error.__cause__, pynvml.NVMLError_FunctionNotFound):
-                raise
-            continue
-        return rows
-    raise DriverError(
-        f"this driver's NVML has no nvmlDeviceGet{kind}RunningProcesses_v2: it does not tell what runs on its GPUs",
-        "install a driver of series 450 or later",
-    )
+
+    _VERSIONS: Final = (3, 2)
+
+    def __init__(self, kind: str, handle: Any) -> None:
+        self._names = [f"nvmlDeviceGet{kind}RunningProcesses_v{version}" for version in self._VERSIONS]
+        self._handle = handle
+        self._rows = (pynvml.c_nvmlProcessInfo_v3_t * _PROCESSES_ROOM)()
+        self._answer: tuple[bytes, tuple[GpuProcess, ...]] = b"", ()
+
+    def ask(self) -> tuple[GpuProcess, ...]:
+        """The processes now; none where the card does not tell. Raises DriverError."""
+        name = next((name for name in self._names if hasattr(pynvml.nvmlLib, name)), None)
+        if name is None:
+            # What runs on its cards is not guessed: such a driver is older than any that cgpu knows.
+            raise DriverError(
+                f"this driver's NVML has no {self._names[-1]}: it does not tell what runs on its GPUs",
+                "install a driver of series 450 or later",
+            )
+        count = _optional_data(name, 0, self._fill, getattr(pynvml.nvmlLib, name))
+        data = ctypes.string_at(self._rows, count * ctypes.sizeof(self._rows._type_))
+        if data != self._answer[0]:
+            self._answer = data, tuple(_gpu_process(row) for row in self._rows[:count])
+        return self._answer[1]
+
+    def _fill(self, function: Callable[..., int]) -> int:
+        while True:
+            count = ctypes.c_uint(len(self._rows))
+            code = function(self._handle, ctypes.byref(count), self._rows)
+            if code == pynvml.NVML_SUCCESS:
+                return count.value
+            if code != pynvml.NVML_ERROR_INSUFFICIENT_SIZE:
+                raise pynvml.NVMLError(code)
+            self._rows = (pynvml.c_nvmlProcessInfo_v3_t * max(2 * count.value, 2 * len(self._rows)))()
+
+
+def _gpu_process(row: Any) -> GpuProcess:
+    unknown = row.usedGpuMemory == pynvml.NVML_VALUE_NOT_AVAILABLE_ulonglong.value
+    return GpuProcess(row.pid, None if unknown else row.usedGpuMemory)
 
 
 def _address(handle: Any) -> int | None:

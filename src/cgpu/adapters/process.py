@@ -156,11 +156,12 @@ class ProcessWatch:
     """Waits for the end of processes through pidfds, and for being woken."""
 
     def __init__(self) -> None:
-        self._poll = select.poll()
+        self._poll = select.epoll()  # what it takes to wait does not grow with the processes
         self._pids: dict[int, int] = {}  # descriptor -> host pid
+        self._gone: set[int] = set()  # ended before they could be watched; not told yet
         self._ended: set[int] = set()  # a zombie's pidfd would end every wait at once
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._poll.register(self._wake, select.POLLIN)
+        self._poll.register(self._wake, select.EPOLLIN)
 
     def watch(self, host_pid: int) -> bool:
         """Watch a process; False when it is gone already."""
@@ -169,7 +170,7 @@ class ProcessWatch:
         except OSError:
             return False
         self._pids[descriptor] = host_pid
-        self._poll.register(descriptor, select.POLLIN)
+        self._poll.register(descriptor, select.EPOLLIN)
         return True
 
     def watch_only(self, host_pids: set[int]) -> None:
@@ -179,7 +180,8 @@ class ProcessWatch:
             if pid not in host_pids:
                 self._forget(descriptor)
         for pid in host_pids - self._ended - set(self._pids.values()):
-            self.watch(pid)
+            if not self.watch(pid):
+                self._gone.add(pid)
 
     def wake(self) -> None:
         """End a wait at once; may be called from any thread and from a signal handler."""
@@ -188,8 +190,8 @@ class ProcessWatch:
 
     def wait(self, seconds: float) -> set[int]:
         """The watched processes that have ended, after at most this long; they are watched no more."""
-        ended: set[int] = set()
-        for descriptor, _ in self._poll.poll(seconds * 1000):
+        ended, self._gone = self._gone, set()
+        for descriptor, _ in self._poll.poll(0 if ended else seconds):
             if descriptor == self._wake:
                 os.eventfd_read(self._wake)
             else:
@@ -201,6 +203,7 @@ class ProcessWatch:
         """Release all descriptors."""
         for descriptor in list(self._pids):
             self._forget(descriptor)
+        self._poll.close()
         os.close(self._wake)
 
     def _forget(self, descriptor: int) -> int:

@@ -37,6 +37,7 @@ from cgpu.settings import Settings
 
 _LOG: Final = logging.getLogger(__name__)
 _NS_PER_S: Final = 10**9
+_CHORES_NS: Final = 10**9
 _PREDECESSOR_SECONDS: Final = 5.0
 _FIRST_TENANT_SECONDS: Final = 30.0  # how long a private agent waits for the tenant it was started for
 
@@ -156,7 +157,7 @@ class Agent:
     def _loop(self) -> None:
         had_tenant = False
         started = time.monotonic()
-        rounds = Rounds(round(self._settings.reconcile_seconds * _NS_PER_S))
+        rounds = Rounds(round(self._settings.reconcile_seconds * _NS_PER_S), _CHORES_NS)
         ended: set[int] = set()
         woken = True
         while not self._stopping.is_set():
@@ -164,7 +165,7 @@ class Agent:
             turn = rounds.turn(now_ns, self.state.card_groups(), self._reconciler.cards_of(ended), woken=woken)
             if turn.chores:
                 self._make_folder_again()
-            watched = self._reconciler.tick(now_ns, turn.cards, chores=turn.chores)
+            watched = self._reconciler.tick(now_ns, turn.groups, chores=turn.chores, woken=woken)
             had_tenant |= watched.tenants_left > 0
             waited_long = time.monotonic() - started > _FIRST_TENANT_SECONDS
             if (
@@ -177,8 +178,9 @@ class Agent:
                 self.state.remove_leaves(_LEAVES_SECONDS)
                 return
             self._watch.watch_only(watched.host_pids)
-            ended = self._watch.wait(turn.wait_ns / _NS_PER_S)
-            is_early = time.monotonic_ns() - now_ns < turn.wait_ns
+            wait_ns = rounds.wait_ns(now_ns, watched.stirred, rests=watched.rests)
+            ended = self._watch.wait(wait_ns / _NS_PER_S)
+            is_early = time.monotonic_ns() - now_ns < wait_ns
             woken = not ended.isdisjoint(watched.firsts) or (not ended and is_early)
 
 

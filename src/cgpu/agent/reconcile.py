@@ -14,7 +14,9 @@ from functools import partial
 from typing import Final
 
 from cgpu.agent.ports import GpuNode
+from cgpu.agent.rounds import Group
 from cgpu.agent.state import NodeState
+from cgpu.agent.stillness import Stillness
 from cgpu.agent.survey import Survey
 from cgpu.errors import CgpuError
 from cgpu.model.tenant import Gpu, Policy
@@ -22,6 +24,7 @@ from cgpu.model.tenant import Gpu, Policy
 _LOG: Final = logging.getLogger(__name__)
 _PERCENT: Final = 100
 _US_PER_NS: Final = 1000
+_ASK_NS: Final = 10 * 10**9
 _ACCOUNT_NS: Final = 5 * 10**9  # between two writes of the ledger: all that a question does not bring up to date
 
 
@@ -42,6 +45,10 @@ class Watched:
     firsts: set[int]
     """Those of them with which a tenant, or a container of one, may end."""
     tenants_left: int
+    stirred: tuple[Group, ...]
+    """Groups of cards that had been still until now."""
+    rests: bool
+    """Nothing has changed of late."""
 
 
 class Reconciler:
@@ -52,28 +59,44 @@ class Reconciler:
         self._node = node
         self._busy: dict[tuple[str, str], _Busy] = {}
         self._shown: dict[tuple[str, str], int] = {}  # bytes of a context, by tenant and GPU UUID
-        self._on_card: dict[str, frozenset[int]] = {}  # host pids of tenants' processes, by GPU UUID
+        self._on_card: dict[str, dict[str, tuple[int, ...]]] = {}  # host pids of processes, by GPU UUID and tenant
+        self._still = Stillness()
         self._complained: set[tuple[str, str]] = set()
         self._doubted: set[str] = set()  # tenants whose regions have been at fault
         self._accounted_ns: int | None = None
+        self._asked_ns: int | None = None  # when all tenants were last asked whether they have ended
+        self._lingering = False  # a tenant's first process has ended, others of it have not
 
-    def tick(self, now_ns: int, cards: Collection[str] | None = None, *, chores: bool = True) -> Watched:
+    def tick(
+        self, now_ns: int, groups: Collection[Group] | None = None, *, chores: bool = True, woken: bool = True
+    ) -> Watched:
         """One comparison, at CLOCK_MONOTONIC ``now_ns``. Never raises CgpuError: what fails is logged once.
 
-        Of these ``cards``, by UUID, None: all. ``chores``: look also after the tenants that have ended.
+        Of these ``groups`` of cards, None: all. ``chores``: look also after what belongs to no card. ``woken``: a
+        tenant may have ended. Who has not is not asked otherwise: its end would have woken the agent.
         """
         with self._state.lock:
-            self._guard("survey", lambda: self._compare(now_ns, cards))
+            known = self._state.card_groups()
+            chosen = known if groups is None else groups
+            self._still.keep_only(known)
+            self._guard("survey", lambda: self._compare(now_ns, chosen))
+            self._guard("utilisation", lambda: self._tell_utilisation(now_ns, frozenset[str]().union(*chosen)))
             if chores:
-                self._chores(now_ns)
+                self._chores(now_ns, woken=woken)
             return self._watched()
 
     def cards_of(self, host_pids: Collection[int]) -> frozenset[str]:
         """The cards on which these processes were seen last."""
-        return frozenset(uuid for uuid, pids in self._on_card.items() if not pids.isdisjoint(host_pids))
+        ended = set(host_pids)
+        return frozenset(
+            uuid
+            for uuid, tenants in self._on_card.items()
+            if any(not ended.isdisjoint(pids) for pids in tenants.values())
+        )
 
-    def _chores(self, now_ns: int) -> None:
-        self._guard("tenants", self._remove_ended)
+    def _chores(self, now_ns: int, *, woken: bool) -> None:
+        if woken or self._lingering or self._asked_ns is None or now_ns - self._asked_ns >= _ASK_NS:
+            self._guard("tenants", lambda: self._remove_ended(now_ns))
         self._guard("containers", self._state.drop_ended_members)
         self._guard("limits", self._state.bring_limits)
         self._state.remove_leaves()
@@ -87,7 +110,8 @@ class Reconciler:
         records = self._state.records()
         firsts = {record.root.host_pid for record in records if record.root is not None}
         firsts |= {row.process.host_pid for record in records for row in record.members}
-        return Watched(firsts.union(*self._on_card.values()), firsts, len(records))
+        on_cards = (pids for tenants in self._on_card.values() for pids in tenants.values())
+        return Watched(firsts.union(*on_cards), firsts, len(records), self._still.stirred, self._still.rests)
 
     def utilisation_percent(self, tenant_id: str, gpu_uuid: str) -> int:
         """The tenant's share of the card's time between the last two looks."""
@@ -117,8 +141,13 @@ class Reconciler:
             self._doubted.add(tenant_id)
             _LOG.warning("tenant %s: %s", tenant_id, what)
 
-    def _compare(self, now_ns: int, cards: Collection[str] | None) -> None:
-        survey = self._state.survey(cards)
+    def _compare(self, now_ns: int, groups: Collection[Group]) -> None:
+        """Look at those of the groups where something may have changed."""
+        glances = {group: self._state.glance(group) for group in groups}
+        moving = self._still.moving(glances, now_ns)
+        if not moving:
+            return
+        survey = self._state.survey(frozenset[str]().union(*moving))
         for tenant_id, what in survey.damaged.items():
             self._doubt(tenant_id, what)
         dead: dict[str, list[int]] = {}
@@ -131,13 +160,13 @@ class Reconciler:
         for gpu in self._state.gpus():
             if gpu.uuid not in survey.cards:
                 continue
-            card = survey.cards[gpu.uuid]
-            by_process: dict[int, int] = {}
-            if card.tenants and self._state.policy_in_force(gpu) is Policy.NATIVE:
-                by_process = self._node.process_utilisation(gpu, now_ns // _US_PER_NS - 10**6)
-            for tenant_id in card.tenants:
-                self._write(gpu, tenant_id, survey, by_process, now_ns)
-            self._on_card[gpu.uuid] = frozenset(pid for row in card.tenants.values() for pid in row.host_pids)
+            tenants = survey.cards[gpu.uuid].tenants
+            for tenant_id in tenants:
+                self._write_memory(gpu, tenant_id, survey)
+            self._on_card[gpu.uuid] = {tenant_id: tuple(row.host_pids) for tenant_id, row in tenants.items()}
+        for group in moving:
+            ending = any(uuid in survey.cards and survey.cards[uuid].unknown_ending for uuid in group)
+            self._still.looked(group, glances[group], now_ns, ending=ending)
 
     def _context_bytes(self, gpu: Gpu, tenant_id: str, shown_bytes: int | None) -> int:
         """What the tenant's next context is charged: where none could be measured, what its own have shown so far.
@@ -152,24 +181,40 @@ class Reconciler:
             self._shown[key] = min(shown_bytes, self._shown.get(key, shown_bytes))
         return self._shown.get((tenant_id, gpu.uuid), self._state.context_bytes(gpu))
 
-    def _write(self, gpu: Gpu, tenant_id: str, survey: Survey, by_process: dict[int, int], now_ns: int) -> None:
+    def _write_memory(self, gpu: Gpu, tenant_id: str, survey: Survey) -> None:
         writer = self._state.regions.writer(tenant_id)
         if writer is None:
             return
         attributed = survey.on(tenant_id, gpu.uuid)
         rows = survey.readings[tenant_id].grants.gpus
-        row = next(granted for granted in rows if granted.gpu_uuid == gpu.uuid)
-        percent = self._utilisation(tenant_id, gpu, row.busy_ns, now_ns)
-        if by_process:
-            percent = min(_PERCENT, sum(by_process.get(pid, 0) for pid in attributed.host_pids))
-            self._busy[tenant_id, gpu.uuid].percent = percent
+        row = next(granted.row for granted in rows if granted.gpu_uuid == gpu.uuid)
         context_bytes = self._context_bytes(gpu, tenant_id, attributed.context_bytes)
-        writer.set_measured(row.row, attributed.overhead_bytes, context_bytes, percent)
+        writer.set_measured(row, attributed.overhead_bytes, context_bytes)
         for slot, (surplus_bytes, charge_seq) in attributed.surplus.items():
-            writer.set_surplus(slot, row.row, surplus_bytes, charge_seq)
+            writer.set_surplus(slot, row, surplus_bytes, charge_seq)
 
-    def _utilisation(self, tenant_id: str, gpu: Gpu, busy_ns: int, now_ns: int) -> int:
-        key = (tenant_id, gpu.uuid)
+    def _tell_utilisation(self, now_ns: int, cards: Collection[str]) -> None:
+        """By the arbiter's accounts; where nobody divides a card's time, by the driver's samples."""
+        by_process = {
+            gpu.uuid: self._node.process_utilisation(gpu, now_ns // _US_PER_NS - 10**6)
+            for gpu in self._state.gpus()
+            if gpu.uuid in cards and self._on_card.get(gpu.uuid) and self._state.policy_in_force(gpu) is Policy.NATIVE
+        }
+        for record in self._state.records():
+            tenant_id = record.tenant.id
+            writer = self._state.regions.writer(tenant_id)
+            for row, share in enumerate(record.tenant.shares):
+                if writer is None or share.gpu_uuid not in cards:
+                    continue
+                key = (tenant_id, share.gpu_uuid)
+                percent = self._utilisation(key, writer.busy_ns(row), now_ns)
+                if by_process.get(share.gpu_uuid):
+                    pids = self._on_card[share.gpu_uuid].get(tenant_id, ())
+                    percent = min(_PERCENT, sum(by_process[share.gpu_uuid].get(pid, 0) for pid in pids))
+                    self._busy[key].percent = percent
+                writer.set_utilisation(row, percent)
+
+    def _utilisation(self, key: tuple[str, str], busy_ns: int, now_ns: int) -> int:
         last = self._busy.get(key)
         percent = 0
         if last is not None and now_ns > last.time_ns:
@@ -177,7 +222,10 @@ class Reconciler:
         self._busy[key] = _Busy(now_ns, busy_ns, percent)
         return percent
 
-    def _remove_ended(self) -> None:
+    def _remove_ended(self, now_ns: int) -> None:
+        self._asked_ns, self._lingering = now_ns, False
         for record in self._state.records():
             if self._state.has_ended(record):
                 self._state.remove(record.tenant.id)
+            else:
+                self._lingering |= self._state.first_has_ended(record)

@@ -29,6 +29,8 @@ class Regions:
         self._ledger = ledger
         self._step = step
         self._live: dict[str, Live] = {}
+        self.changes = 0
+        """How often a region has been opened or closed."""
 
     def folder(self, tenant_id: str) -> Path:
         """The tenant's folder."""
@@ -71,6 +73,7 @@ class Regions:
             create_region(folder, tenant, rows, owner, self._step)
         if tenant.id not in self._live:
             self._live[tenant.id] = Live(RegionReader(folder), GrantsWriter(folder))
+            self.changes += 1
             if not is_new:
                 # What a killed agent has not written is told by the region, as long as no arbiter writes there.
                 self._ledger.take_over(self._live[tenant.id].reader)
@@ -91,7 +94,8 @@ class Regions:
 
     def reclaim(self, tenant_id: str, slots: Sequence[int]) -> None:
         """Return what dead processes of the tenant had charged. Its region has to be open. Raises RegionError."""
-        self._arbiter.reclaim(self.folder(tenant_id), slots, self._live[tenant_id].reader.descriptors())
+        opened = self._live[tenant_id].reader.descriptors()
+        self._arbiter.reclaim(self.folder(tenant_id), slots, (opened.usage, opened.locks))
 
     def make_folders(self, tenant_ids: Iterable[str]) -> None:
         """Make the folders of containers again, without files. Raises StateError."""
@@ -112,6 +116,7 @@ class Regions:
         self._step("dismantle:ledger")
         live = self._live.pop(tenant.id, None)
         if live is not None:
+            self.changes += 1
             live.close()
         remove_region(folder, self._step)
         self._step("dismantle:region")

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Final
 
 Group = frozenset[str]
 """Cards, by UUID, that have to be looked at together."""
+
+
+AGAIN_NS: Final = 150_000_000
+"""So soon cards that were still are looked at again when something has changed: one look may not be enough."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
     """What is to be done now."""
 
-    cards: Group
+    groups: tuple[Group, ...]
     chores: bool
-    """Whether to look after the tenants too, wherever they are: once in a period, and when one may have ended."""
-    wait_ns: int
-    """Until the next turn, if nothing happens before."""
+    """Whether to look after the tenants too, wherever they are: now and then, and when one may have ended."""
 
 
 def groups_of(cards: Iterable[str], together: Iterable[Collection[str]]) -> tuple[Group, ...]:
@@ -39,10 +42,13 @@ def groups_of(cards: Iterable[str], together: Iterable[Collection[str]]) -> tupl
 class Rounds:
     """When each group was looked at."""
 
-    def __init__(self, period_ns: int) -> None:
+    def __init__(self, period_ns: int, chores_ns: int) -> None:
         self._period_ns = period_ns
+        self._every_chores_ns = chores_ns
         self._looked: dict[Group, int] = {}
+        self._again: dict[Group, int] = {}
         self._turned_ns: int | None = None
+        self._step_ns = 0
         self._chores_ns: int | None = None
 
     def turn(self, now_ns: int, groups: Collection[Group], touched: Collection[str], *, woken: bool) -> Turn:
@@ -51,16 +57,33 @@ class Rounds:
         ``touched``: cards of processes that have ended. ``woken``: a tenant has come, gone or changed, or its first
         process has ended.
         """
-        step_ns = self._period_ns // max(1, len(groups))
         self._looked = {group: self._looked[group] for group in groups if group in self._looked}
-        chosen = [group for group in groups if group not in self._looked or not group.isdisjoint(touched)]
-        regular = self._turned_ns is None or now_ns - self._turned_ns >= step_ns
-        if regular or woken:
+        self._again = {group: self._again[group] for group in groups if group in self._again}
+        chosen = [
+            group
+            for group in groups
+            if group not in self._looked
+            or not group.isdisjoint(touched)
+            or (group in self._again and now_ns >= self._again[group])
+        ]
+        if woken or self._turned_ns is None or now_ns - self._turned_ns >= self._step_ns:
             chosen += sorted(groups, key=lambda group: self._looked.get(group, -1))[:1]
             self._turned_ns = now_ns
         self._looked |= dict.fromkeys(chosen, now_ns)
-        chores = woken or self._chores_ns is None or now_ns - self._chores_ns >= self._period_ns
+        for group in chosen:
+            self._again.pop(group, None)
+        chores = woken or self._chores_ns is None or now_ns - self._chores_ns >= self._every_chores_ns
         if chores:
             self._chores_ns = now_ns
+        return Turn(tuple(dict.fromkeys(chosen)), chores)
+
+    def wait_ns(self, now_ns: int, stirred: Collection[Group], *, rests: bool) -> int:
+        """After a turn at ``now_ns``: until the next one, if nothing happens before.
+
+        ``stirred``: groups that were still until this turn. ``rests``: nothing has changed anywhere of late, so that a
+        period may be twice as long.
+        """
+        self._step_ns = self._period_ns * (2 if rests else 1) // max(1, len(self._looked))
+        self._again |= dict.fromkeys(stirred, now_ns + AGAIN_NS)
         assert self._turned_ns is not None
-        return Turn(frozenset[str]().union(*chosen), chores, max(0, self._turned_ns + step_ns - now_ns))
+        return max(0, min((self._turned_ns + self._step_ns, *self._again.values())) - now_ns)

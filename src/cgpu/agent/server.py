@@ -18,6 +18,7 @@ from cgpu.errors import AgentError
 
 _LOG: Final = logging.getLogger(__name__)
 _UCRED: Final = struct.Struct("iII")
+_POLL_SECONDS: Final = 3600.0
 _SOCKET_PATH_MAX: Final = 107  # sun_path of unix(7), without its final NUL
 
 
@@ -71,6 +72,16 @@ class ApiServer(socketserver.ThreadingMixIn, WSGIServer):
         """A connection, with the form of address that the handler expects."""
         connection, _ = self.socket.accept()
         return connection, ("local", 0)
+
+    def serve_forever(self, poll_interval: float = _POLL_SECONDS) -> None:
+        """Until ``shutdown``, which ends the wait: nobody has to look whether it was called."""
+        super().serve_forever(poll_interval)
+
+    def shutdown(self) -> None:
+        """End ``serve_forever``, and wait until it has. Nobody is accepted any more."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
+        super().shutdown()
 
     def is_reachable(self) -> bool:
         """Whether the name is there, and this server's."""

@@ -29,6 +29,7 @@ from cgpu.agent.ports import ArbiterControl, Cgroups, GpuNode, Processes
 from cgpu.agent.regions import Regions
 from cgpu.agent.room import check_card, check_cards, check_change, gpu_named, occupancy, record_named
 from cgpu.agent.rounds import Group, groups_of
+from cgpu.agent.stillness import Glance
 from cgpu.agent.survey import REGION_VARIABLE, Subject, Survey, Surveyor
 from cgpu.agent.wishes import NOBODY, Caller, ShareChange, changed, same_wish
 from cgpu.errors import (
@@ -93,7 +94,9 @@ class NodeState:
         self._leaves = Leaves(cgroups)
         self._surveyor = Surveyor(node, processes, cgroups, clock_ns)
         self._document = NodeDocument({}, {}, {})
+        self._groups: tuple[Group, ...] | None = None  # None: not known of this document yet
         self.regions = Regions(tenants_dir, arbiter, ledger, step)
+        self._known_subjects: tuple[dict[str, Record], int, tuple[Subject, ...]] | None = None
         self._in_force: dict[str, Policy] = {}  # by GPU UUID, as the card's tenants have been told
         self._faults: dict[str, str] = {}
         self._closing = False
@@ -116,9 +119,10 @@ class NodeState:
     def card_groups(self) -> tuple[Group, ...]:
         """All cards, those together that have a tenant in common."""
         with self.lock:
-            known = self._gpus.keys()
-            shares = ([share.gpu_uuid for share in row.tenant.shares] for row in self._document.records.values())
-            return groups_of(known, shares)
+            if self._groups is None:
+                rows = self._document.records.values()
+                self._groups = groups_of(self._gpus, ([share.gpu_uuid for share in row.tenant.shares] for row in rows))
+            return self._groups
 
     def records(self) -> tuple[Record, ...]:
         """All tenants, oldest first."""
@@ -159,9 +163,13 @@ class NodeState:
         """What a bare context of our own took; None where it could not be measured."""
         return self._document.contexts.get(gpu.uuid)
 
+    def first_has_ended(self, record: Record) -> bool:
+        """Whether the first process of a tenant that lives as long as one's tree is gone; others may be left."""
+        return record.root is not None and not self._runs(record.root)
+
     def has_ended(self, record: Record) -> bool:
         """Whether the whole process tree of a tenant that lives as long as one is gone."""
-        if record.root is None or self._runs(record.root):
+        if not self.first_has_ended(record):
             return False
         if self._cgroups.populated(record.tenant.cgroup) or self.regions.has_slot(record.tenant.id):
             return False
@@ -170,7 +178,18 @@ class NodeState:
     def survey(self, cards: Collection[str] | None = None) -> Survey:
         """Look at the node now, or at some of its cards, by UUID. Raises DriverError when NVML does not answer."""
         with self.lock:
-            subjects = [
+            return self._surveyor.look(self._subjects(), cards)
+
+    def glance(self, cards: Group) -> Glance | None:
+        """What a look at these cards would begin with; None where something cannot be read."""
+        with self.lock:
+            return self._surveyor.glance(self._subjects(), cards)
+
+    def _subjects(self) -> tuple[Subject, ...]:
+        """All tenants whose regions are open; the same tuple as long as these are the same."""
+        key = self._document.records, self.regions.changes
+        if self._known_subjects is None or self._known_subjects[0] is not key[0] or self._known_subjects[1] != key[1]:
+            subjects = (
                 Subject(
                     id=tenant_id,
                     cgroups=record.cgroups,
@@ -180,8 +199,9 @@ class NodeState:
                 )
                 for tenant_id, record in self._document.records.items()
                 if (reader := self.regions.reader(tenant_id)) is not None
-            ]
-            return self._surveyor.look(subjects, cards)
+            )
+            self._known_subjects = *key, tuple(subjects)
+        return self._known_subjects[2]
 
     # ---- changing ----
 
@@ -367,7 +387,7 @@ class NodeState:
                 records, faults = adopt(self.regions.folders(), self.processes, self._cgroups)
                 document = NodeDocument(records, {}, {})
                 self._faults |= faults
-            self._document = document
+            self._document, self._groups = document, None
             self._leaves.keep_only(document.leaves)
             for record in self._document.records.values():
                 self._recover_tenant(record)
@@ -470,7 +490,7 @@ class NodeState:
             (self._leaves.paths | leaves_of(old.records.values())) - leaves_of(records.values()),
         )
         self._store.save(encode(document))
-        self._document = document
+        self._document, self._groups = document, None
         self._leaves.keep_only(document.leaves)
         if records is not old.records or policies is not None:
             self._told()

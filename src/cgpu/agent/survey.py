@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from cgpu.adapters.mounts import HostFile
 from cgpu.adapters.nvml import GpuProcess
+from cgpu.adapters.region_words import RegionFiles, RegionList, RegionWords
 from cgpu.agent.attribution import Attributed, Card, CardProcess, Memory, Owners, SlotKey, TenantFacts, attribute
 from cgpu.agent.doubts import Claim, Doubts, doubts_of
 from cgpu.agent.ports import Cgroups, GpuNode, Processes
+from cgpu.agent.rounds import Group
+from cgpu.agent.stillness import Glance
 from cgpu.errors import DriverError, RegionError
 from cgpu.model import container
 from cgpu.model.region_files import GRANTS
@@ -64,6 +67,24 @@ class Survey:
         return max(0, self.used_bytes[gpu_uuid] - ours)
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What is needed for a glance at a group of cards, as long as nobody comes or goes."""
+
+    subjects: tuple[Subject, ...]  # all there are
+    tenants: tuple[tuple[str, tuple[str, ...]], ...]
+    regions: RegionList
+
+    @classmethod
+    def of(cls, subjects: tuple[Subject, ...], cards: Group) -> _Prepared:
+        chosen = [subject for subject in subjects if not cards.isdisjoint(subject.gpu_uuids)]
+        return cls(
+            subjects,
+            tuple((subject.id, subject.cgroups) for subject in chosen),
+            RegionList(RegionFiles(*row.reader.descriptors(), len(row.gpu_uuids)) for row in chosen),
+        )
+
+
 class Surveyor:
     """Looks at the node. Remembers from look to look whose each process was."""
 
@@ -77,14 +98,38 @@ class Surveyor:
         self._memory: dict[str, Memory] = {}  # by GPU UUID
         self._regions: dict[HostFile | None, str] = {}  # by their grants
         self._doubts = Doubts()
+        self._words = RegionWords()
+        self._prepared: dict[Group, _Prepared] = {}
 
-    def look(self, subjects: Iterable[Subject], cards: Collection[str] | None = None) -> Survey:
+    def glance(self, subjects: tuple[Subject, ...], cards: Group) -> Glance | None:
+        """What a look at these cards would begin with, undecoded; None where a card does not answer.
+
+        The same tuple of subjects stands for the same open files.
+        """
+        known = self._prepared.get(cards)
+        if known is None or known.subjects is not subjects:
+            known = self._prepared[cards] = _Prepared.of(subjects, cards)
+        try:
+            return Glance(
+                tenants=known.tenants,
+                words=self._words.read(known.regions),
+                cards=tuple(
+                    [
+                        (self._node.processes(gpu), self._node.used_bytes(gpu))
+                        for gpu in self._node.gpus()
+                        if gpu.uuid in cards
+                    ]
+                ),
+            )
+        except DriverError:
+            return None  # a look says what is wrong
+
+    def look(self, subjects: tuple[Subject, ...], cards: Collection[str] | None = None) -> Survey:
         """Regions first, then NVML, then the charges' sequence numbers again. Never raises for a card or a region.
 
         ``subjects`` are all tenants. Only these ``cards``, by UUID, and who has a share of one of them are looked at;
         None: all.
         """
-        subjects = tuple(subjects)
         self._learn_regions(subjects)
         self._doubts.keep_only(subject.id for subject in subjects)
         gpus = self._node.gpus()

@@ -15,7 +15,7 @@ import struct
 import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 from cgpu.errors import RegionError
 from cgpu.model.region_files import GRANTS, LOCKS, USAGE
@@ -126,6 +126,14 @@ class UsageSnapshot:
     settled: bool = True  # nothing was charged while it was read: charges and account belong together
 
 
+class Descriptors(NamedTuple):
+    """Of a region's open files."""
+
+    usage: int
+    grants: int
+    locks: int
+
+
 def region_major(folder: Path) -> int | None:
     """The layout's major version of a region, whichever it is; None where there is no region."""
     try:
@@ -169,9 +177,9 @@ class RegionReader:
             os.close(descriptor)
         self._files = {}
 
-    def descriptors(self) -> tuple[int, int]:
-        """The open usage and locks files, to be read only; their names may be gone."""
-        return self._files[USAGE], self._files[LOCKS]
+    def descriptors(self) -> Descriptors:
+        """The open files, to be read only; their names may be gone."""
+        return Descriptors(self._files[USAGE], self._files[GRANTS], self._files[LOCKS])
 
     def grants(self) -> GrantsSnapshot:
         """What flows down. Raises RegionError when it is no longer a region's file."""

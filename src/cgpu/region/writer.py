@@ -119,12 +119,19 @@ class GrantsWriter:
         if changed:
             grants.header.generation += 1
 
-    def set_measured(self, row: int, overhead_bytes: int, context_bytes: int, utilisation_percent: int) -> None:
-        """What NVML says of the tenant on one GPU row."""
+    def set_measured(self, row: int, overhead_bytes: int, context_bytes: int) -> None:
+        """What NVML says of the tenant's memory on one GPU row."""
         gpu = self._open().gpu[row]
         _store(gpu, "overhead_bytes", overhead_bytes)
         _store(gpu, "context_bytes", context_bytes)
-        _store(gpu, "utilisation_percent", utilisation_percent)
+
+    def busy_ns(self, row: int) -> int:
+        """The time that the arbiter has charged to the tenant so far on one GPU row."""
+        return int(self._open().gpu[row].busy_ns)
+
+    def set_utilisation(self, row: int, percent: int) -> None:
+        """The tenant's share of the time of one GPU row, for its view of NVML."""
+        _store(self._open().gpu[row], "utilisation_percent", percent)
 
     def set_surplus(self, slot: int, row: int, surplus_bytes: int, charge_seq: int) -> None:
         """What the process of a slot may return itself while its charge has this sequence number."""

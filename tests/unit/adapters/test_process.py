@@ -84,6 +84,17 @@ def test_the_watch_tells_who_has_ended():
     watch.close()
 
 
+def test_the_watch_tells_once_who_had_ended_before_it_could_be_watched():
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        pass
+    watch = ProcessWatch()
+    watch.watch_only({process.pid})
+    assert watch.wait(10.0) == {process.pid}
+    watch.watch_only({process.pid})
+    assert watch.wait(0.0) == set()
+    watch.close()
+
+
 def test_a_wake_ends_the_wait():
     watch = ProcessWatch()
     thread = threading.Thread(target=watch.wake)

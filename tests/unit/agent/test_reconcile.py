@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pytest
 
 from cgpu.adapters.nvml import GpuProcess
 from cgpu.agent.reconcile import Reconciler
 from cgpu.agent.state import NodeState
+from cgpu.agent.stillness import LOOK_NS
+from cgpu.agent.survey import Survey
 from cgpu.errors import DriverError
+from cgpu.model.account import Counters
 from cgpu.model.region_files import GRANTS
 from cgpu.model.tenant import GpuPolicy, Policy, ProcessUsage
 from cgpu.model.units import GIB, MIB
@@ -15,7 +20,7 @@ from cgpu.region.layout import Grants
 from cgpu.region.reader import GrantedGpu, RegionReader
 from cgpu.testing.fakes import GPU_UUIDS, gpu
 from cgpu.testing.tenant_process import TenantProcess
-from tests.unit.agent.conftest import World, tenant
+from tests.unit.agent.conftest import World, tenant, write_counters
 
 CARD = GPU_UUIDS[0]
 SECOND = 10**9
@@ -319,3 +324,42 @@ def test_nothing_is_reclaimed_while_the_card_does_not_answer(
         assert world.arbiter.reclaimed == []
     world.tick(reconciler)
     assert world.arbiter.reclaimed == [(state.region("a"), 0)]
+
+
+def test_where_nothing_changes_nothing_is_looked_at(
+    world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess, monkeypatch: pytest.MonkeyPatch
+):
+    looks = 0
+    survey = state.survey
+
+    def counted(cards: Collection[str] | None = None) -> Survey:
+        nonlocal looks
+        looks += 1
+        return survey(cards)
+
+    monkeypatch.setattr(state, "survey", counted)
+    on_card(world, GIB + 250 * MIB)
+    for _ in range(10):
+        world.tick(reconciler)
+    assert looks == 2
+    write_counters(state.region("a"), Counters(got_ns=SECOND // 4))
+    assert world.tick(reconciler).rests
+    assert (looks, reconciler.utilisation_percent("a", CARD)) == (2, 50)
+    on_card(world, GIB + 260 * MIB)
+    assert world.tick(reconciler).stirred == (frozenset({CARD}),)
+    assert (looks, row(state).overhead_bytes) == (3, 160 * MIB)
+    world.tick(reconciler, LOOK_NS / SECOND)
+    assert looks == 4
+
+
+def test_a_stranger_that_becomes_a_tenants_is_found_in_the_end(
+    world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess
+):
+    world.host.spawn(60)
+    world.node.listed[CARD] = [GpuProcess(50, GIB + 100 * MIB), GpuProcess(60, GIB)]
+    for _ in range(3):
+        world.tick(reconciler)
+    assert row(state).overhead_bytes == 0
+    world.host.spawn(60, region=state.region("a"))
+    world.tick(reconciler, LOOK_NS / SECOND)
+    assert row(state).overhead_bytes == GIB

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import socket
 import tempfile
+import threading
 from pathlib import Path
+from wsgiref.types import StartResponse
 
 from cgpu.agent.server import ApiServer
 
@@ -35,3 +37,22 @@ def test_a_server_whose_name_is_another_agents_leaves_it_there(tmp_path: Path):
     assert not path.exists()
     first.server_close()
     second.server_close()
+
+
+def test_a_server_ends_when_it_is_told_and_not_when_it_looks(tmp_path: Path):
+    def answer(_: object, start: StartResponse) -> list[bytes]:
+        start("200 OK", [])
+        return [b"here"]
+
+    server = ApiServer(tmp_path / "agent.sock", answer)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    with socket.socket(socket.AF_UNIX) as caller:  # it serves
+        caller.connect(str(server.path))
+        caller.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        with caller.makefile("rb") as told:
+            assert told.read().endswith(b"here")
+    server.shutdown()
+    thread.join(5.0)
+    assert not thread.is_alive()
+    server.server_close()

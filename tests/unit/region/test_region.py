@@ -67,7 +67,8 @@ def test_a_change_of_intent_grows_the_generation_once(region: Path):
 
 def test_measurements_and_surplus_reach_the_tenant(region: Path):
     writer = GrantsWriter(region)
-    writer.set_measured(0, 5 * MIB, 300 * MIB, 42)
+    writer.set_measured(0, 5 * MIB, 300 * MIB)
+    writer.set_utilisation(0, 42)
     writer.set_surplus(7, 0, 3 * MIB, 11)
     row = RegionReader(region).grants().gpus[0]
     assert (row.overhead_bytes, row.context_bytes, row.utilisation_percent) == (5 * MIB, 300 * MIB, 42)
