@@ -99,11 +99,14 @@ class Toolchain:
 
     @classmethod
     def zig(cls, arch: str, extra: tuple[str, ...] = ()) -> Toolchain:
-        """Release builds. No debug information and no paths of the machine in the output."""
+        """Release builds. No debug information and no paths of the machine in the output.
+
+        Optimised as a whole (-flto): an allocation passes eight files of the shim, and costs a tenth less without
+        the calls between them.
+        """
         command = (sys.executable, "-m", "ziglang", "cc", "-target", f"{arch}-linux-gnu.{GLIBC}")
-        return cls(
-            f"zig-{arch}", command, ("-O2", "-g0", f"-ffile-prefix-map={ROOT}=.", *extra), ("-Wl,--strip-debug",)
-        )
+        flags = ("-O2", "-flto", "-g0", f"-ffile-prefix-map={ROOT}=.", *extra)
+        return cls(f"zig-{arch}", command, flags, ("-flto", "-Wl,--strip-debug"))
 
     @classmethod
     def static(cls, arch: str) -> Toolchain:

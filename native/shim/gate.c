@@ -156,10 +156,6 @@ static void enter(struct cg_pass *pass, enum cg_work work, struct gate_stream *s
 }
 
 void cg_gate_enter(struct cg_pass *pass, enum cg_work work, CUstream stream, uint64_t key) {
-  if (CG_LIKELY(gate_batch_enter(work, stream, key))) {
-    pass->gpu = GATE_BATCHED;
-    return;
-  }
   pass->gpu = -1;
   if (work == CG_WORK_MEMOP && key == STREAM_MEMOP_CLASS) return; /* takes no time, and others may wait for it */
   int saved = errno;
@@ -187,10 +183,6 @@ static bool note_launch(struct gate_stream *stream, const struct cg_pass *pass, 
 }
 
 void cg_gate_leave(struct cg_pass *pass, CUresult result) {
-  if (CG_LIKELY(pass->gpu == GATE_BATCHED)) {
-    gate_batch_leave(result == CUDA_SUCCESS);
-    return;
-  }
   if (pass->gpu < 0) return;
   int saved = errno;
   struct gate_stream *stream = (struct gate_stream *)(uintptr_t)pass->opaque[PASS_STREAM];

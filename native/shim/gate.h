@@ -156,7 +156,6 @@ void gate_show(struct gate_gpu *gpu, bool ring);
  * launch of an old batch is either seen as `inside`, and left to its thread, or sees the new epoch
  * and asks again. Where the kernel has no such call there are no batches. */
 #define GATE_BATCH_LAUNCHES 256u
-#define GATE_BATCHED ((int)CGPU_MAX_GPUS) /* cg_pass.gpu of such a launch */
 
 struct gate_batch { /* of one thread; never given back, but used again by another */
   _Atomic(bool) inside;      /* the thread is at a launch of the batch */
@@ -200,7 +199,7 @@ uint64_t gate_batches_look(uint64_t now_ns);
 void gate_batches_start(void); /* by the watcher: batches may be opened from now on */
 void gate_batches_after_fork(void);
 
-static inline bool gate_batch_enter(enum cg_work work, CUstream stream, uint64_t key) {
+static inline bool gate_batch_enter(const struct cg_driver *driver, enum cg_work work, CUstream stream, uint64_t key) {
   struct gate_batch *batch = gate_own_batch;
   if (!batch) return false;
   atomic_store_explicit(&batch->inside, true, memory_order_relaxed);
@@ -208,7 +207,7 @@ static inline bool gate_batch_enter(enum cg_work work, CUstream stream, uint64_t
   CUcontext context = batch->context;
   bool same = batch->epoch == atomic_load_explicit(&gate_epoch, memory_order_acquire) && batch->stream == stream &&
               batch->grant == atomic_load_explicit(batch->grant_word, memory_order_acquire) &&
-              (!context || (cg_driver()->x_cuCtxGetCurrent(&context) == CUDA_SUCCESS && context == batch->context));
+              (!context || (driver->x_cuCtxGetCurrent(&context) == CUDA_SUCCESS && context == batch->context));
   if (same && (batch->key == key || gate_batch_admits(batch, work, key))) return true;
   atomic_store_explicit(&batch->inside, false, memory_order_release);
   return false;
@@ -226,6 +225,21 @@ static inline void gate_batch_leave(bool launched) {
   atomic_store_explicit(&batch->inside, false, memory_order_release);
   if (full) gate_batch_full(batch);
 }
+
+/* One launch on its way: `call` is the driver's, `result` what it says. A launch within a batch, which is the usual
+ * case, takes no other call. */
+#define GATE_LAUNCH(result, driver, work, stream, key, call)          \
+  do {                                                                \
+    if (CG_LIKELY(gate_batch_enter(driver, work, stream, key))) {     \
+      (result) = (call);                                              \
+      gate_batch_leave((result) == CUDA_SUCCESS);                     \
+    } else {                                                          \
+      struct cg_pass pass;                                            \
+      cg_gate_enter(&pass, work, stream, key);                        \
+      (result) = (call);                                              \
+      cg_gate_leave(&pass, result);                                   \
+    }                                                                 \
+  } while (0)
 
 /* ---- gate_wait.c ---- */
 /* Inside the slot, with room for more: `before` is what is in flight without this launch. Reads the

@@ -1,5 +1,5 @@
 /* submit.c - the bodies of all CG_SUBMIT rows: work passes the gate on its way to the driver. */
-#include "core.h"
+#include "gate.h"
 
 #define CG_WORK_submit_kernel CG_WORK_KERNEL
 #define CG_WORK_submit_graph CG_WORK_GRAPH
@@ -30,10 +30,8 @@ enum { MEMOP_CLASS = 1, STREAM_MEMOP_CLASS };
     const struct cg_driver *driver = cg_driver();                    \
     if (!driver || !driver->name) return CUDA_ERROR_NOT_FOUND;       \
     if (UNREADABLE args) return driver->name args;                   \
-    struct cg_pass pass;                                             \
-    cg_gate_enter(&pass, CG_WORK_##category, stream, KEY_##category args); \
-    CUresult result = driver->name args;                             \
-    cg_gate_leave(&pass, result);                                    \
+    CUresult result;                                                 \
+    GATE_LAUNCH(result, driver, CG_WORK_##category, stream, KEY_##category args, driver->name args); \
     return result;                                                   \
   }
 #include "hooks.def"

@@ -24,11 +24,12 @@ struct cg_row *cg_table_find(const struct cg_table *table, uint64_t key) {
 
 static void set_used(struct cg_table *table, size_t used) { __atomic_store_n(&table->used, used, __ATOMIC_RELAXED); }
 
+/* In the place of the row of the same key, or in a place of its own, of which there has to be one. */
 static struct cg_row *place(struct cg_table *table, const struct cg_row *row) {
   size_t i = home(table, row->key);
-  while (table->rows[i].key) i = (i + 1) & (table->capacity - 1);
+  while (table->rows[i].key && table->rows[i].key != row->key) i = (i + 1) & (table->capacity - 1);
+  if (!table->rows[i].key) set_used(table, table->used + 1);
   table->rows[i] = *row;
-  set_used(table, table->used + 1);
   return &table->rows[i];
 }
 
@@ -48,13 +49,10 @@ static bool grow(struct cg_table *table) {
 }
 
 struct cg_row *cg_table_put(struct cg_table *table, const struct cg_row *row) {
-  struct cg_row *old = cg_table_find(table, row->key);
-  if (old) {
-    *old = *row;
-    return old;
-  }
   /* At most two thirds full; a table that cannot grow may fill up to the last empty place. */
-  if (table->used + 1 > table->capacity / 3 * 2 && !grow(table) && table->used + 1 >= table->capacity) return NULL;
+  if (table->used + 1 > table->capacity / 3 * 2 && !grow(table) && table->used + 1 >= table->capacity &&
+      !cg_table_find(table, row->key))
+    return NULL;
   return place(table, row);
 }
 

@@ -22,9 +22,8 @@ static CUresult stream_finished(CUstream stream) {
 static double round_ns(unsigned streams) {
   uint64_t began_ns = futex_now_ns();
   for (unsigned i = 0; i < LAUNCHES; i++) {
-    struct cg_pass pass;
-    cg_gate_enter(&pass, CG_WORK_KERNEL, STREAM(i % streams), 0x5000);
-    cg_gate_leave(&pass, CUDA_SUCCESS);
+    CUresult result;
+    GATE_LAUNCH(result, cg_driver(), CG_WORK_KERNEL, STREAM(i % streams), 0x5000, CUDA_SUCCESS);
   }
   return (double)(futex_now_ns() - began_ns) / LAUNCHES;
 }

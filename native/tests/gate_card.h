@@ -191,11 +191,14 @@ static void grant(uint32_t state, uint64_t deadline_ns, uint32_t contenders) {
   futex_wake_all(ATOMIC(&grants.gpu[ROW].grant), false);
 }
 
-static void launch_as(enum cg_work work, CUstream stream, uint64_t key, uint64_t length_ns, CUresult result) {
-  struct cg_pass pass;
-  cg_gate_enter(&pass, work, stream, key);
+static CUresult submit(CUstream stream, uint64_t length_ns, CUresult result) {
   if (result == CUDA_SUCCESS && !is_capturing(stream)) run_on_card(stream, length_ns);
-  cg_gate_leave(&pass, result);
+  return result;
+}
+
+static void launch_as(enum cg_work work, CUstream stream, uint64_t key, uint64_t length_ns, CUresult wanted) {
+  CUresult result;
+  GATE_LAUNCH(result, cg_driver(), work, stream, key, submit(stream, length_ns, wanted));
 }
 
 static void launch(CUstream stream, uint64_t key, uint64_t length_ns) {

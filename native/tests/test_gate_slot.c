@@ -401,7 +401,7 @@ static void test_closed_slot_ends_a_batch(void) {
   pthread_join(thread, NULL);
   CHECK(atomic_load(&other) && await_batch(STREAM(0)));
   grant(CGPU_GRANT_CLOSED, 0, 2);
-  CHECK(!gate_batch_enter(CG_WORK_KERNEL, STREAM(0), SHORT_KEY)); /* this one has to wait now */
+  CHECK(!gate_batch_enter(cg_driver(), CG_WORK_KERNEL, STREAM(0), SHORT_KEY)); /* this one has to wait now */
   start(&waiting, CG_WORK_KERNEL, STREAM(1), SHORT_KEY, 0);
   CHECK(await(CGPU_GATE_WANT | CGPU_GATE_BUSY, CGPU_GATE_WANT));
   grant(CGPU_GRANT_OPEN, UINT64_MAX, 2);
