@@ -23,6 +23,8 @@ ANSWERS: Final = {
     NO_FUNCTION: "no such function",
 }
 """The driver's answers by name, and what kept a client from asking it."""
+NOT_THERE: Final = "not there"
+"""The outcome where this driver has no such function."""
 
 RUN: Final = "cgpu run"
 CONTAINER: Final = "container"
@@ -64,7 +66,9 @@ class Attempt:
     @property
     def outcome(self) -> str:
         """In a word."""
-        return "ESCAPED" if self.failed else "escapes" if self.escaped else "held"
+        if self.escaped:
+            return "ESCAPED" if self.failed else "escapes"
+        return NOT_THERE if self.answer == NO_FUNCTION else "held"
 
     @property
     def said(self) -> str:
@@ -136,7 +140,7 @@ def _answers(attempts: Iterable[Attempt]) -> str:
 
 
 def _worst(attempts: Iterable[Attempt]) -> str:
-    return min((row.outcome for row in attempts), key=("ESCAPED", "escapes", "held").index)
+    return min((row.outcome for row in attempts), key=("ESCAPED", "escapes", "held", NOT_THERE).index)
 
 
 def _quota(attempts: Sequence[Attempt]) -> str:
