@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol, Self
 
+from bench.card_truth import CardTruth
 from bench.escape_table import CONTAINER, DRIVER, RUN, Attempt
 from bench.machine import CGPU, CLIENTS
 from bench.own_agent import own_environment, start_agent
 from cgpu.adapters.agent_client import AgentClient
 from cgpu.adapters.native import SIMULATED_CUDA, native_library
-from cgpu.adapters.nvml import NvmlNode
 from cgpu.errors import CgpuError
 from cgpu.region.reader import RegionReader
 from cgpu.settings import Settings
@@ -195,13 +195,12 @@ class Bare:
         self.environment = own_environment(self.folder, self.machine)
         settings = Settings.from_environment(self.environment)
         self._tenants = settings.tenants_dir
-        self._nvml = None if self.machine else NvmlNode()
-        self._strangers = {row.host_pid for row in self._nvml.processes(self._nvml.gpus()[0])} if self._nvml else set()
+        self._truth = CardTruth(self.machine)
         self.client = AgentClient(settings.agent_socket, SECONDS)
         made = {path.name.replace(".", "_"): str(path) for path in self.programs.folder.iterdir()}
         self.tools = {
             **made, "python": sys.executable, "unshare": "unshare", "run": str(settings.runtime_dir),
-            "folder": str(self.folder), "uuid": self._uuid(),
+            "folder": str(self.folder), "uuid": self._truth.uuid,
         }  # fmt: skip
         self._agent = start_agent(self.environment, self.folder / "log")
         return self
@@ -209,8 +208,7 @@ class Bare:
     def __exit__(self, *_: object) -> None:
         self._agent.terminate()
         self._agent.wait()
-        if self._nvml:
-            self._nvml.close()
+        self._truth.close()
         shutil.rmtree(self.folder)
 
     def start(self, command: Sequence[str]) -> Running:
@@ -235,23 +233,7 @@ class Bare:
         return of_tenants(self._tenants)
 
     def truth_bytes(self) -> int:
-        if self.machine:
-            return sum(row.memory_bytes for row in self.machine.status().cards[0].processes)
-        assert self._nvml
-        held = [
-            row.memory_bytes
-            for row in self._nvml.processes(self._nvml.gpus()[0])
-            if row.host_pid not in self._strangers
-        ]
-        if None in held:
-            raise SystemExit("bench.escapes: this driver does not say how much memory a process holds")
-        return sum(size or 0 for size in held)
-
-    def _uuid(self) -> str:
-        if self.machine:
-            return self.machine.status().cards[0].uuid
-        assert self._nvml
-        return self._nvml.gpus()[0].uuid
+        return self._truth.total_bytes()
 
 
 @dataclass
