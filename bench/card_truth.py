@@ -55,6 +55,6 @@ class CardTruth:
     def wait_released(self, pid: int, seconds: float) -> float:
         """Wait until the card holds nothing for a process, so long at most; the monotonic clock then."""
         deadline = time.monotonic() + seconds
-        while pid in self.by_pid() and time.monotonic() < deadline:
+        while self.by_pid().get(pid) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         return time.monotonic()

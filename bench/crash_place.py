@@ -28,11 +28,12 @@ from cgpu.sim.machine import SimMachine
 
 SECONDS: Final = 60.0
 QUOTA: Final = 400 << 20
-"""Two processes of clients/crash.c are refused now and then within it, on a simulated card."""
+"""Two processes of clients/crash.c are refused now and then within it, on the simulated card of that profile."""
+PROFILE: Final = "t4"
 _PROBE_QUOTA: Final = 2 << 30
 _PROBE_SECONDS: Final = 1.0
 _LESS: Final = 128 << 20
-"""Of what two processes may hold on a real card at the most, so that they are refused now and then."""
+"""Than what two processes hold at the most on another card, so that they are refused now and then."""
 STEADY_US: Final = 1_000
 """How long a process rests after each call whose rate is compared: on a busy host too it then has a processor."""
 POLL_SECONDS: Final = 0.002
@@ -221,7 +222,7 @@ class Tenant:
 class Place:
     """A context manager: ends all that it started."""
 
-    def __init__(self, program: Path, runtime_dir: Path | None = None, profile: str | None = "t4") -> None:
+    def __init__(self, program: Path, runtime_dir: Path | None = None, profile: str | None = PROFILE) -> None:
         """``program``: the compiled client; ``runtime_dir``: where the agent works, if not in a folder of its own.
 
         ``profile`` None: the real card, on which nobody else may come or go meanwhile.
@@ -242,7 +243,7 @@ class Place:
         self.settings = Settings.from_environment(self.environment)
         self.client = AgentClient(self.settings.agent_socket, SECONDS)
         self.start_agent()
-        if machine is None:
+        if self._profile != PROFILE:
             self.quota_bytes = self._fitting_quota()
         return self
 
@@ -261,7 +262,7 @@ class Place:
         return self.tenants[-1]
 
     def _fitting_quota(self) -> int:
-        """One within which two processes at work are refused now and then: contexts of real cards differ in size."""
+        """One within which two processes at work are refused now and then: contexts differ in size by card."""
         tenant = self.tenant("probe", _PROBE_QUOTA)
         child = tenant.churn(STEADY_US)
         most, deadline = 0, time.monotonic() + _PROBE_SECONDS

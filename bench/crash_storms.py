@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.card_truth import CardTruth
-from bench.crash_place import STEADY_US, Child, Place, Tenant, eventually, stopped
+from bench.crash_place import PROFILE, STEADY_US, Child, Place, Tenant, eventually, stopped
 from bench.crash_table import RATE, STOPPED_RATE, Result
 from bench.crash_watch import HANG_NS, Watch
 from cgpu.adapters.agent_client import tenant_path
@@ -49,7 +49,11 @@ class Field:
 
 @contextlib.contextmanager
 def field(
-    program: Path, seed: int, calm_seconds: float = CALM_SECONDS, least_kept: float = RATE, profile: str | None = "t4"
+    program: Path,
+    seed: int,
+    calm_seconds: float = CALM_SECONDS,
+    least_kept: float = RATE,
+    profile: str | None = PROFILE,
 ) -> Iterator[Field]:
     """A card with two tenants whose processes are all at work; ``profile`` None: the real one."""
     with Place(program, profile=profile) as place:
@@ -116,7 +120,7 @@ def starts(ground: Field, count: int) -> Result:
         worst, late = 0.0, 0
         while result.events < count:
             victim = ground.struck.churn()
-            time.sleep(ground.dice.random() * longest / 3)
+            time.sleep(ground.dice.random() * longest)
             if _bury(ground.place.card, ground.struck, victim, result):
                 late += 1
                 result.events -= 1
@@ -131,11 +135,13 @@ def starts(ground: Field, count: int) -> Result:
 
 
 def _start_seconds(tenant: Tenant) -> float:
+    """Of a process that has the room for it: what the one before it held has been given back."""
     began = time.monotonic()
     child = tenant.churn()
     child.wait_ready(10.0)
     took = time.monotonic() - began
     tenant.forget(child)
+    eventually(lambda: not tenant.charges_of(child.pid), GONE_SECONDS)
     return took
 
 

@@ -25,8 +25,8 @@ def test_nvidias_own_driver_lacks_what_the_client_says(suite: str, program: Path
     (tmp_path / "libcuda.so.1").symlink_to(debian_nvidia.libcuda(root))
 
     def ask(question: str) -> list[str]:
-        command, environment = [program, question], {"LD_LIBRARY_PATH": str(tmp_path)}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        environment = {"LD_LIBRARY_PATH": str(tmp_path)}
+        done = subprocess.run([program, question], env=environment, capture_output=True, text=True, timeout=60)
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout.splitlines()
 
