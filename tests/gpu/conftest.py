@@ -182,6 +182,7 @@ def _about(card: Card) -> About:
         kernel=f"{platform.system()} {platform.release()}",
         cgroups=f"version {cgroups}" if cgroups else "none",
         machine=f"{platform.machine()}, {os.cpu_count()} processors, {' '.join(platform.libc_ver())}",
+        load=os.getloadavg()[0],
         cgpu=cgpu.__version__,
         day=datetime.now(UTC).date().isoformat(),
     )

@@ -78,6 +78,8 @@ class About:
     kernel: str
     cgroups: str
     machine: str
+    load: float
+    """How many processes wanted a processor when the run began: beside others, figures of time mean little."""
     cgpu: str
     day: str
 
@@ -86,7 +88,7 @@ def without_names(text: str, *more: str) -> str:
     """The first line, without paths, cards' UUIDs and what else is named."""
     line = _UUID.sub("GPU", _PATH.sub("PATH", text.strip().partition("\n")[0]))
     for word in filter(None, more):
-        line = line.replace(word, "NAME")
+        line = re.sub(rf"\b{re.escape(word)}\b", "NAME", line)
     return line[:_SAID_MAX]
 
 
@@ -125,7 +127,7 @@ def markdown(about: About, checks: Sequence[Check]) -> str:
         "compute layer in force": about.compute_layer,
         "kernel": about.kernel,
         "cgroups": about.cgroups,
-        "machine": about.machine,
+        "machine": f"{about.machine}; load {about.load:.1f} when the run began",
         "cgpu": f"{about.cgpu}, {about.day}",
     }
     counted = ", ".join(f"{count} {verdict}" for verdict, count in totals(checks).items())

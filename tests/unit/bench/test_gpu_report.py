@@ -16,7 +16,7 @@ from tests.gpu.report import About, Check, Figure, Findings, check_name, documen
 ABOUT = About(
     simulated=False, card="Tesla T4", memory_bytes=15 << 30, driver="550.163.01", memory_layer="shim",
     memory_layers=("shim",), compute_layer="slots", kernel="Linux 6.1", cgroups="version 2",
-    machine="x86_64, 4 processors, glibc 2.36", cgpu="0.1.0", day="2026-11-28",
+    machine="x86_64, 4 processors, glibc 2.36", load=0.25, cgpu="0.1.0", day="2026-11-28",
 )  # fmt: skip
 FOUND = Findings([Figure("escapes", 0, asked="0"), Figure("worst", 1.23456, "ms")], [("cuMemCreate", "held: a | b")])
 CHECKS = (
@@ -35,6 +35,7 @@ def test_the_table_tells_card_driver_layer_and_every_verdict():
         "| memory layer in force | shim (there are: shim) |",
         "| kernel | Linux 6.1 |",
         "| cgroups | version 2 |",
+        "| machine | x86_64, 4 processors, glibc 2.36; load 0.2 when the run began |",
         "1 passed, 1 failed, 1 skipped.",
         "| escapes | no function gets more | passed | escapes 0 (asked: 0); worst 1.235 ms |",
         "| memory | the charge | failed | AssertionError: assert 1 == 2 |",
