@@ -265,10 +265,10 @@ class Place:
         """One within which two processes at work are refused now and then: contexts differ in size by card."""
         tenant = self.tenant("probe", _PROBE_QUOTA)
         child = tenant.churn(STEADY_US)
+        if not child.wait_ready():
+            raise SystemExit(f"bench.crashes: no context: {tenant.said.read_text()}")
         most, deadline = 0, time.monotonic() + _PROBE_SECONDS
-        while not child.book.ready or time.monotonic() < deadline:
-            if not child.alive:
-                raise SystemExit(f"bench.crashes: no context: {tenant.said.read_text()}")
+        while time.monotonic() < deadline:
             most = max(most, self.held_by_pid().get(child.pid, 0))
             time.sleep(POLL_SECONDS)
         self.end(tenant)
