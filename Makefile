@@ -30,8 +30,8 @@ cluster: $(VENV)/.built tools ## a Kubernetes cluster of two nodes with cgpu on 
 	$(BIN)/python -m tests.e2e.kube.programs $(KUBE)
 	$(BIN)/python -m tests.e2e.kube.cluster $(KUBE)
 
-test-gpu: $(VENV)/.built ## the tests that need a real NVIDIA GPU
-	$(BIN)/pytest -n 0 -m gpu
+test-gpu: $(VENV)/.built ## the tests that need a real NVIDIA GPU; leaves gpu-report.json and gpu-report.md to send
+	$(BIN)/pytest -n 0 -m gpu tests/gpu
 
 bench: $(VENV)/.built ## measure overhead, shares, crashes and scale; results as JSON below bench/results
 	$(BIN)/python -m bench

@@ -39,6 +39,10 @@ class Figure:
         """Whether it is within its bound, where it has one."""
         return None if self.most_added is None else self.added <= self.most_added
 
+    def far_off(self, asked: float, noise: float) -> bool:
+        """Whether it is ten times what is asked, beyond the part of the bare figure that differs by itself."""
+        return self.added > 10 * asked + noise * self.bare
+
 
 @dataclass(frozen=True)
 class Call:
@@ -64,10 +68,18 @@ CALLS: Final = (
 
 
 def measure(folder: Path, rounds: int) -> list[Figure]:
-    """Every call, bare and as a tenant in turn; medians of CPU time."""
+    """Every call, bare and as a tenant in turn; medians of CPU time. Then with many processes at once."""
     driver = IdleDriver.create(folder, native_library(SHIM))
-    figures = [_one(driver, call, rounds) for call in CALLS]
-    return figures + [_shared(driver, processes) for processes in PROCESSES]
+    return _each(driver, rounds) + [_shared(driver, processes) for processes in PROCESSES]
+
+
+def each(folder: Path, rounds: int) -> list[Figure]:
+    """Every call, by one process."""
+    return _each(IdleDriver.create(folder, native_library(SHIM)), rounds)
+
+
+def _each(driver: IdleDriver, rounds: int) -> list[Figure]:
+    return [_one(driver, call, rounds) for call in CALLS]
 
 
 def _one(driver: IdleDriver, call: Call, rounds: int) -> Figure:

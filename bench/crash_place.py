@@ -1,4 +1,4 @@
-"""Where storms of crashes happen: a simulated card with an agent, and tenants whose processes are born to be killed."""
+"""Where storms of crashes happen: a card with an agent, and tenants whose processes are born to be killed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, Self
 
+from bench.card_truth import CardTruth
 from bench.machine import CGPU
 from bench.own_agent import own_environment, start_agent
 from cgpu.adapters.agent_client import AgentClient, tenant_path
@@ -26,11 +28,21 @@ from cgpu.sim.machine import SimMachine
 
 SECONDS: Final = 60.0
 QUOTA: Final = 400 << 20
-"""Two processes of clients/crash.c are refused now and then within it."""
+"""Two processes of clients/crash.c are refused now and then within it, on the simulated card of that profile."""
+PROFILE: Final = "t4"
+_PROBE_QUOTA: Final = 2 << 30
+_PROBE_SECONDS: Final = 1.0
+_LESS: Final = 128 << 20
+"""Than what two processes hold at the most on another card, so that they are refused now and then."""
 STEADY_US: Final = 1_000
 """How long a process rests after each call whose rate is compared: on a busy host too it then has a processor."""
 POLL_SECONDS: Final = 0.002
+SPIN: Final = files("cgpu.sim") / "spin.ptx"
 _BOOK_BYTES: Final = 4096
+
+
+class NotListedError(Exception):
+    """The card's truth about tenants cannot be had here."""
 
 
 class Book:
@@ -127,7 +139,7 @@ class Tenant:
 
     _numbers = itertools.count()
 
-    def __init__(self, place: Place, name: str, quota_bytes: int = QUOTA) -> None:
+    def __init__(self, place: Place, name: str, quota_bytes: int) -> None:
         """Start it, and wait until the agent knows it."""
         self._place = place
         self.name = name
@@ -165,7 +177,7 @@ class Tenant:
     def churn(self, pause_us: int = 0, *, grows: bool = False) -> Child:
         """Start a process that allocates, frees and launches."""
         book = Book(self._place.folder / f"book-{next(self._numbers)}")
-        return self._spawn(f"churn {book.path} {pause_us} {'grow' if grows else ''}", book)
+        return self._spawn(f"churn {book.path} {pause_us} {SPIN} {'grow' if grows else ''}", book)
 
     def scribble(self, pattern: str) -> Child:
         """Start a process that writes to the tenant's usage file."""
@@ -210,9 +222,14 @@ class Tenant:
 class Place:
     """A context manager: ends all that it started."""
 
-    def __init__(self, program: Path, runtime_dir: Path | None = None) -> None:
-        """``program``: the compiled client; ``runtime_dir``: where the agent works, if not in a folder of its own."""
+    def __init__(self, program: Path, runtime_dir: Path | None = None, profile: str | None = PROFILE) -> None:
+        """``program``: the compiled client; ``runtime_dir``: where the agent works, if not in a folder of its own.
+
+        ``profile`` None: the real card, on which nobody else may come or go meanwhile.
+        """
         self.program = program
+        self._profile = profile
+        self.quota_bytes = QUOTA
         self.folder = Path(tempfile.mkdtemp(prefix="cgpu-crash-"))
         self._runtime_dir = runtime_dir
         self.log = self.folder / "agent.log"
@@ -220,25 +237,44 @@ class Place:
         self.tenants: list[Tenant] = []
 
     def __enter__(self) -> Self:
-        self.machine = SimMachine.create(self.folder / "machine", "t4")
-        self.environment = own_environment(self.folder, self.machine, self._runtime_dir)
+        machine = SimMachine.create(self.folder / "machine", self._profile) if self._profile else None
+        self.card = CardTruth(machine)
+        self.environment = own_environment(self.folder, machine, self._runtime_dir)
         self.settings = Settings.from_environment(self.environment)
         self.client = AgentClient(self.settings.agent_socket, SECONDS)
         self.start_agent()
+        if self._profile != PROFILE:
+            self.quota_bytes = self._fitting_quota()
         return self
 
     def __exit__(self, *_: object) -> None:
         for tenant in self.tenants:
             tenant.close()
+        self.card.close()
         if self.agent is not None:
             self.agent.kill()
             self.agent.wait()
         shutil.rmtree(self.folder)
 
-    def tenant(self, name: str, quota_bytes: int = QUOTA) -> Tenant:
-        """Start a tenant."""
-        self.tenants.append(Tenant(self, name, quota_bytes))
+    def tenant(self, name: str, quota_bytes: int = 0) -> Tenant:
+        """Start a tenant; 0: of ``quota_bytes`` of this place."""
+        self.tenants.append(Tenant(self, name, quota_bytes or self.quota_bytes))
         return self.tenants[-1]
+
+    def _fitting_quota(self) -> int:
+        """One within which two processes at work are refused now and then: contexts differ in size by card."""
+        tenant = self.tenant("probe", _PROBE_QUOTA)
+        child = tenant.churn(STEADY_US)
+        if not child.wait_ready():
+            raise SystemExit(f"bench.crashes: no context: {tenant.said.read_text()}")
+        most, deadline = 0, time.monotonic() + _PROBE_SECONDS
+        while time.monotonic() < deadline:
+            most = max(most, self.held_by_pid().get(child.pid, 0))
+            time.sleep(POLL_SECONDS)
+        self.end(tenant)
+        if not most:
+            raise NotListedError("NVML does not list this process's children: it needs the host's PID namespace")
+        return 2 * most - _LESS
 
     def end(self, tenant: Tenant) -> None:
         """End a tenant before its time."""
@@ -264,7 +300,7 @@ class Place:
 
     def held_by_pid(self) -> dict[int, int]:
         """The card's truth."""
-        return {row.pid: row.memory_bytes for row in self.machine.status().cards[0].processes}
+        return self.card.by_pid()
 
     def cgpu(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run ``cgpu`` to its end."""

@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from bench.crash_place import STEADY_US, Child, Place, Tenant, eventually, stopped
+from bench.card_truth import CardTruth
+from bench.crash_place import PROFILE, STEADY_US, Child, Place, Tenant, eventually, stopped
 from bench.crash_table import RATE, STOPPED_RATE, Result
 from bench.crash_watch import HANG_NS, Watch
 from cgpu.adapters.agent_client import tenant_path
@@ -47,9 +48,15 @@ class Field:
 
 
 @contextlib.contextmanager
-def field(program: Path, seed: int, calm_seconds: float = CALM_SECONDS, least_kept: float = RATE) -> Iterator[Field]:
-    """A card with two tenants whose processes are all at work."""
-    with Place(program) as place:
+def field(
+    program: Path,
+    seed: int,
+    calm_seconds: float = CALM_SECONDS,
+    least_kept: float = RATE,
+    profile: str | None = PROFILE,
+) -> Iterator[Field]:
+    """A card with two tenants whose processes are all at work; ``profile`` None: the real one."""
+    with Place(program, profile=profile) as place:
         struck, other = place.tenant("struck"), place.tenant("neighbour")
         survivors = {"sibling": struck.churn(STEADY_US), "neighbour": other.churn(STEADY_US)}
         for child in survivors.values():
@@ -101,7 +108,7 @@ def kills(ground: Field, count: int) -> Result:
             if not victim.wait_ready(10.0):
                 result.hangs += 1
             time.sleep(ground.dice.random() * TIGHT_MS / 1e3)
-            _bury(ground.struck, victim, result)
+            _bury(ground.place.card, ground.struck, victim, result)
     return result
 
 
@@ -113,8 +120,8 @@ def starts(ground: Field, count: int) -> Result:
         worst, late = 0.0, 0
         while result.events < count:
             victim = ground.struck.churn()
-            time.sleep(ground.dice.random() * longest / 3)
-            if _bury(ground.struck, victim, result):
+            time.sleep(ground.dice.random() * longest)
+            if _bury(ground.place.card, ground.struck, victim, result):
                 late += 1
                 result.events -= 1
             elif result.events % 10 == 0:
@@ -128,19 +135,23 @@ def starts(ground: Field, count: int) -> Result:
 
 
 def _start_seconds(tenant: Tenant) -> float:
+    """Of a process that has the room for it: what the one before it held has been given back."""
     began = time.monotonic()
     child = tenant.churn()
     child.wait_ready(10.0)
     took = time.monotonic() - began
     tenant.forget(child)
+    eventually(lambda: not tenant.charges_of(child.pid), GONE_SECONDS)
     return took
 
 
-def _bury(tenant: Tenant, victim: Child, result: Result) -> bool:
+def _bury(card: CardTruth, tenant: Tenant, victim: Child, result: Result) -> bool:
     """Kill it, and see its charge go; whether it had its context by then."""
-    died, ready = victim.kill(), victim.book.ready
+    victim.kill()
+    ready = victim.book.ready
+    released = card.wait_released(victim.pid, GONE_SECONDS)  # a charge stays while the card holds the memory
     gone = eventually(lambda: not tenant.charges_of(victim.pid), GONE_SECONDS)
-    result.gone_ms.append((time.monotonic() - died) * 1e3)
+    result.gone_ms.append((time.monotonic() - released) * 1e3)
     if not gone:
         result.misses.append(f"the charge of process {victim.pid} stays")
     result.events += 1
@@ -166,7 +177,7 @@ def agents(ground: Field, count: int) -> Result:
             away.append(time.monotonic() - died)
             if victim is not None:
                 result.events -= 1
-                _bury(ground.struck, victim, result)
+                _bury(ground.place.card, ground.struck, victim, result)
             result.events += 1
             there = {row["id"] for row in ground.place.client.get("/v1/tenants")}
             if there != known:
@@ -202,7 +213,7 @@ def stops(ground: Field, count: int) -> Result:
             if not _answers(victim):
                 result.misses.append("a stopped process did not go on")
         result.note = f"{inside} more stops were inside the simulated driver's own lock, and do not count."
-        _bury(ground.struck, victim, result)
+        _bury(ground.place.card, ground.struck, victim, result)
         result.events -= 1
     return result
 
@@ -230,10 +241,12 @@ def _answers(child: Child) -> bool:
 def exact(ground: Field) -> Result:
     """When all have been killed, nothing is charged and nothing is held."""
     result = Result("kill -9 of everybody that is left", events=len(ground.survivors))
-    died = max(child.kill() for child in ground.survivors.values())
+    for child in ground.survivors.values():
+        child.kill()
+    released = max(ground.place.card.wait_released(child.pid, GONE_SECONDS) for child in ground.survivors.values())
     tenants = ground.place.tenants
     eventually(lambda: not any(tenant.used_bytes for tenant in tenants), GONE_SECONDS)
-    result.gone_ms.append((time.monotonic() - died) * 1e3)
+    result.gone_ms.append((time.monotonic() - released) * 1e3)
     left = {tenant.name: tenant.used_bytes for tenant in tenants if tenant.used_bytes}
     result.misses += [f"{name} is still charged {size} bytes" for name, size in left.items()]
     if sum(ground.place.held_by_pid().values()):

@@ -28,7 +28,7 @@ class Result:
     fullest: float = 0.0
     """The most that a tenant has held, as a part of its quota."""
     gone_ms: list[float] = field(default_factory=list)
-    """From each death until its charge was gone."""
+    """From each death, and the card's release of what the dead held, until the charge was gone."""
     rates: tuple[float, float] | None = None
     """A neighbour's calls per second before the storm and in it."""
     worst_ms: tuple[float, float] | None = None

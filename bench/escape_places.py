@@ -1,5 +1,7 @@
 """Where attempts are made: below a bare `cgpu run`, on a simulated or the real card, and in containers.
 
+On a real card whoever was there before (a desktop) is left out of the card's truth.
+
 A place starts a tenant's process and tells, of everything that runs there, the charge and the card's truth.
 """
 
@@ -16,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol, Self
 
+from bench.card_truth import CardTruth
 from bench.escape_table import CONTAINER, DRIVER, RUN, Attempt
 from bench.machine import CGPU, CLIENTS
 from bench.own_agent import own_environment, start_agent
 from cgpu.adapters.agent_client import AgentClient
 from cgpu.adapters.native import SIMULATED_CUDA, native_library
-from cgpu.adapters.nvml import NvmlNode
 from cgpu.errors import CgpuError
 from cgpu.region.reader import RegionReader
 from cgpu.settings import Settings
@@ -35,9 +37,10 @@ from tests.native import memory_tenant, sim_machine
 from tests.native.c_compiler import compile_c
 
 MIB: Final = 1 << 20
-QUOTA: Final = "800MiB"
-QUOTA_BYTES: Final = 800 * MIB
-ASKED_BYTES: Final = 1024 * MIB
+QUOTA_BYTES: Final = 2048 * MIB
+"""A context of a large card takes up to 600 MiB: room for several, and for what is tried beside them."""
+QUOTA: Final = f"{QUOTA_BYTES // MIB}MiB"
+ASKED_BYTES: Final = 2560 * MIB
 SECONDS: Final = 60.0
 SETTLE_SECONDS: Final = 1.0
 """In which what is found may still be corrected: a descriptor's last close, an estimate of the agent's."""
@@ -56,7 +59,9 @@ class Programs:
     def make(cls, folder: Path, simulated: bool) -> Self:
         """Compile all of it; on a simulated card also what goes below its driver."""
         folder.mkdir(parents=True, exist_ok=True)
-        driver = [f"-L{native_library(SIMULATED_CUDA).parent}", "-l:libcuda.so.1", "-Wl,--allow-shlib-undefined"]
+        # Linked to the simulated driver, which has all names; a real one may lack some that are never called then.
+        found = f"-L{native_library(SIMULATED_CUDA).parent}"
+        driver = [found, "-l:libcuda.so.1", "-Wl,--allow-shlib-undefined", "-Wl,-z,lazy"]
         rows = sorted((build.ROOT / "tests" / "native" / "clients").glob("rows*.c"))
         compile_c(folder / "rows", rows, libraries=driver)
         source = [CLIENTS / "escapes.c"]
@@ -190,11 +195,12 @@ class Bare:
         self.environment = own_environment(self.folder, self.machine)
         settings = Settings.from_environment(self.environment)
         self._tenants = settings.tenants_dir
+        self._truth = CardTruth(self.machine)
         self.client = AgentClient(settings.agent_socket, SECONDS)
         made = {path.name.replace(".", "_"): str(path) for path in self.programs.folder.iterdir()}
         self.tools = {
             **made, "python": sys.executable, "unshare": "unshare", "run": str(settings.runtime_dir),
-            "folder": str(self.folder), "uuid": self._uuid(),
+            "folder": str(self.folder), "uuid": self._truth.uuid,
         }  # fmt: skip
         self._agent = start_agent(self.environment, self.folder / "log")
         return self
@@ -202,6 +208,7 @@ class Bare:
     def __exit__(self, *_: object) -> None:
         self._agent.terminate()
         self._agent.wait()
+        self._truth.close()
         shutil.rmtree(self.folder)
 
     def start(self, command: Sequence[str]) -> Running:
@@ -226,16 +233,7 @@ class Bare:
         return of_tenants(self._tenants)
 
     def truth_bytes(self) -> int:
-        if self.machine:
-            return sum(row.memory_bytes for row in self.machine.status().cards[0].processes)
-        with contextlib.closing(NvmlNode()) as node:
-            return sum(row.memory_bytes or 0 for row in node.processes(node.gpus()[0]))
-
-    def _uuid(self) -> str:
-        if self.machine:
-            return self.machine.status().cards[0].uuid
-        with contextlib.closing(NvmlNode()) as node:
-            return node.gpus()[0].uuid
+        return self._truth.total_bytes()
 
 
 @dataclass

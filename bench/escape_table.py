@@ -23,6 +23,8 @@ ANSWERS: Final = {
     NO_FUNCTION: "no such function",
 }
 """The driver's answers by name, and what kept a client from asking it."""
+NOT_THERE: Final = "not there"
+"""The outcome where this driver has no such function."""
 
 RUN: Final = "cgpu run"
 CONTAINER: Final = "container"
@@ -64,7 +66,9 @@ class Attempt:
     @property
     def outcome(self) -> str:
         """In a word."""
-        return "ESCAPED" if self.failed else "escapes" if self.escaped else "held"
+        if self.escaped:
+            return "ESCAPED" if self.failed else "escapes"
+        return NOT_THERE if self.answer == NO_FUNCTION else "held"
 
     @property
     def said(self) -> str:
@@ -83,11 +87,17 @@ def document(attempts: Iterable[Attempt], machine: dict[str, object]) -> dict[st
     return {"machine": machine, "escapes": sum(row["outcome"] == "ESCAPED" for row in rows), "attempts": rows}
 
 
+def by_function(attempts: Sequence[Attempt]) -> list[tuple[str, int, str, str]]:
+    """Of each function: its name, how often it was tried, the answers, the worst outcome."""
+    functions, _ = _apart(attempts)
+    return [(way, len(tried), _answers(tried), _worst(tried)) for way, tried in _by_way(functions)]
+
+
 def text(attempts: Sequence[Attempt]) -> str:
     """The tables for a terminal: functions by route in a line each, then the other ways."""
-    functions, tricks = _apart(attempts)
-    lines = [f"{'function':54}{'attempts':>9}  {'answers':46}{'outcome'}"]
-    lines += [f"{way:54}{len(tried):9}  {_answers(tried):46}{_worst(tried)}" for way, tried in _by_way(functions)]
+    _, tricks = _apart(attempts)
+    lines = [f"{'function':54}{'attempts':>9}  {'answers':46}  {'outcome'}"]
+    lines += [f"{way:54}{count:9}  {said:46}  {outcome}" for way, count, said, outcome in by_function(attempts)]
     columns = f"{'asked':>8}  {'answer':15}{'charged':>9}{'truth':>9}  outcome"
     lines.append(f"\n{'where':25}{'way':58}{columns}  (MiB of {_quota(tricks)})")
     for row in tricks:
@@ -100,12 +110,12 @@ def text(attempts: Sequence[Attempt]) -> str:
 
 def markdown(attempts: Sequence[Attempt]) -> str:
     """The same tables for a document, the layer that stops each way in the last column."""
-    functions, tricks = _apart(attempts)
+    _, tricks = _apart(attempts)
     lines = [
         "| function | attempts | answers | outcome |",
         "|---|---|---|---|",
     ]
-    lines += [f"| `{way}` | {len(tried)} | {_answers(tried)} | {_worst(tried)} |" for way, tried in _by_way(functions)]
+    lines += [f"| `{way}` | {count} | {said} | {outcome} |" for way, count, said, outcome in by_function(attempts)]
     lines += [
         "",
         f"| where | way | asked, MiB | answer | charged | truth, of {_quota(tricks)} | outcome | what stops it |",
@@ -136,7 +146,7 @@ def _answers(attempts: Iterable[Attempt]) -> str:
 
 
 def _worst(attempts: Iterable[Attempt]) -> str:
-    return min((row.outcome for row in attempts), key=("ESCAPED", "escapes", "held").index)
+    return min((row.outcome for row in attempts), key=("ESCAPED", "escapes", "held", NOT_THERE).index)
 
 
 def _quota(attempts: Sequence[Attempt]) -> str:

@@ -9,9 +9,9 @@ from typing import Final
 from bench.escape_places import ASKED_BYTES, Bare, Place, Programs, attempt
 from bench.escape_table import CONTAINER, DRIVER, RUN, Attempt
 
-HALF_BYTES: Final = 500 << 20
+HALF_BYTES: Final = 1200 << 20
 """Fits once into the share, and not twice."""
-PART_BYTES: Final = 200 << 20
+PART_BYTES: Final = 512 << 20
 """Eight of them do not fit."""
 
 _DRIVER_LAYER: Final = "the driver layer (r615), else nothing"

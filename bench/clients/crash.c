@@ -3,14 +3,14 @@
  *   crash breed                    starts the others, so that a tenant has many processes at little cost: reads lines
  *                                  "PROGRAM ARGUMENTS...", starts each as a child of its own and answers its pid; its
  *                                  children end with it. It never calls the driver itself.
- *   crash churn BOOK PAUSE_US [grow]
+ *   crash churn BOOK PAUSE_US PTX [grow]
  *                                  allocates, frees, launches and waits for ever, resting so long after each call;
  *                                  grow: takes more and more of the host's memory too
  *   crash scribble FILE PATTERN    writes to FILE for ever: random, zeros, ones, huge (counts that no card has; the rest
  *                                  stays as it is), spread (every slot is taken by nobody) or less (nothing is charged)
  *
- * BOOK is a file with a struct book, in which a process tells what it does at every instant. Kernels are the simulated
- * card's own `spin`; the driver is found by dlopen, so the same program runs bare and as a tenant. */
+ * BOOK is a file with a struct book, in which a process tells what it does at every instant; PTX one with the kernel
+ * cgpu_spin. The driver is found by dlopen, so the same program runs bare and as a tenant. */
 #define _GNU_SOURCE
 #define __CUDA_API_VERSION_INTERNAL /* names as exported, with their versions */
 #include <cuda.h>
@@ -116,15 +116,28 @@ static unsigned dice(void) {
 
 /* ---- churn ---- */
 
-static CUfunction begin(void) {
+static const char *text_of(const char *path) {
+  static char text[1 << 16];
+  FILE *file = fopen(path, "rb");
+  size_t length = file ? fread(text, 1, sizeof text - 1, file) : 0;
+  if (!length) {
+    perror(path);
+    exit(1);
+  }
+  fclose(file);
+  return text;
+}
+
+static CUfunction begin(const char *ptx) {
   CUcontext context;
   CUmodule module;
   CUfunction spin;
   CALL(worst_ns, cuInit, 0);
   while (CALL(worst_ns, cuDevicePrimaryCtxRetain, &context, 0) == CUDA_ERROR_OUT_OF_MEMORY) rest(1000000);
   CALL(worst_ns, cuCtxSetCurrent, context);
-  while (CALL(worst_ns, cuModuleLoadData, &module, "cgpu-sim-module 1\nspin\n") == CUDA_ERROR_OUT_OF_MEMORY) rest(1000000);
-  CALL(worst_ns, cuModuleGetFunction, &spin, module, "spin");
+  const char *code = text_of(ptx);
+  while (CALL(worst_ns, cuModuleLoadData, &module, code) == CUDA_ERROR_OUT_OF_MEMORY) rest(1000000);
+  CALL(worst_ns, cuModuleGetFunction, &spin, module, "cgpu_spin");
   atomic_store(&book->ready_ns, now_ns());
   return spin;
 }
@@ -141,10 +154,10 @@ static void grow(void) {
   if (memory != MAP_FAILED) memset(memory, 1, MIB);
 }
 
-static void churn(bool grows) {
+static void churn(const char *ptx, bool grows) {
   CUdeviceptr block[BLOCKS] = {0};
   size_t free_bytes, total_bytes;
-  CUfunction spin = begin();
+  CUfunction spin = begin(ptx);
   for (;;) {
     CUdeviceptr *one = &block[dice() % BLOCKS];
     if (*one) {
@@ -196,11 +209,11 @@ static void scribble(const char *path, const char *pattern) {
 
 /* ---- the rest ---- */
 
-static void be(char **words) {
-  if (!strcmp(words[0], "churn")) {
+static void be(int count, char **words) {
+  if (!strcmp(words[0], "churn") && count >= 4) {
     book = map(words[1], sizeof *book);
     pause_us = (unsigned)atoi(words[2]);
-    churn(words[3] && !strcmp(words[3], "grow"));
+    churn(words[3], count > 4 && !strcmp(words[4], "grow"));
   }
   if (!strcmp(words[0], "scribble")) scribble(words[1], words[2]);
 }
@@ -226,6 +239,6 @@ static void breed(char *program) {
 
 int main(int count, char **words) {
   if (count == 2 && !strcmp(words[1], "breed")) breed(words[0]);
-  else if (count >= 3) be(words + 1);
+  else if (count >= 3) be(count - 1, words + 1);
   return 0;
 }

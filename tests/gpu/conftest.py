@@ -4,20 +4,23 @@
     pytest tests/gpu -m gpu --on-simulated     the same bodies on a simulated card
 
 The truth about memory is the driver's own NVML, asked outside all tenants; on the simulated card it is
-the machine's status. The truth about time is in ``busy.py``.
+the machine's status. The truth about time is in ``busy.py``. What a run has shown is left as a report (``report.py``).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -25,9 +28,12 @@ import cgpu
 from cgpu.adapters.agent_client import AgentClient
 from cgpu.adapters.nvml import NvmlNode
 from cgpu.agent.locks import agent_has_ended
+from cgpu.doctor.probes.system import cgroup_version
 from cgpu.errors import DriverError
 from cgpu.settings import Settings
 from cgpu.sim.machine import SimMachine
+from tests.gpu.report import About, Findings
+from tests.gpu.reporter import ABOUT, DEFAULT, FINDINGS, Reporter
 from tests.integration.conftest import CGPU, eventually
 from tests.native import memory_tenant
 from tests.native.memory_tenant import Client
@@ -39,6 +45,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--on-simulated", action="store_true", help="tests/gpu on a simulated card instead of the real one"
     )
+    parser.addoption("--report", metavar="FILE.json", help=f"of tests/gpu; {DEFAULT} unless told, and .md beside it")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Reporter(config))
 
 
 @dataclass
@@ -49,6 +60,19 @@ class Card:
     machine: SimMachine | None
     """None: the real card."""
     started: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    @classmethod
+    @contextlib.contextmanager
+    def made(cls, profile: str | None) -> Iterator[Self]:
+        """On a simulated card of that profile, or None: on the real one. In a folder that goes with it."""
+        # Not pytest's folder: a socket's name has at most 107 bytes.
+        folder = Path(tempfile.mkdtemp(prefix="cgpu-test-"))
+        card = cls(folder, SimMachine.create(folder / "machine", profile) if profile else None)
+        try:
+            yield card
+        finally:
+            card.close()
+            shutil.rmtree(folder)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -129,18 +153,54 @@ def _why_no_real_card() -> str:
     return "" if gpus else "NVML finds no GPU"
 
 
-@pytest.fixture
-def card(request: pytest.FixtureRequest) -> Iterator[Card]:
-    """The card, with nobody on it but what the test starts."""
+@pytest.fixture(scope="session")
+def profile(request: pytest.FixtureRequest) -> str | None:
+    """The simulated card; None: the real one. Skips where there is none, and has the report say what it is."""
     simulated = request.config.getoption("--on-simulated", default=False)
     if not simulated and (cause := _why_no_real_card()):
         pytest.skip(f"needs a real NVIDIA GPU: {cause}")
-    # Not pytest's folder: a socket's name has at most 107 bytes.
-    folder = Path(tempfile.mkdtemp(prefix="cgpu-test-"))
-    card = Card(folder, SimMachine.create(folder / "machine", "a100-40") if simulated else None)
-    yield card
-    card.close()
-    shutil.rmtree(folder)
+    name = "a100-40" if simulated else None
+    with Card.made(name) as card:
+        request.config.stash[ABOUT] = _about(card)
+    return name
+
+
+def _about(card: Card) -> About:
+    """By the agent's API, with a tenant there."""
+    client = Client(card.start("about", sys.executable, str(memory_tenant.CLIENT), "dlsym", memory="2GiB"))
+    client.start_context()
+    share, gpu = card.share("about"), card.agent.get("/v1/gpus")[0]
+    cgroups = cgroup_version(Path("/proc/self/mountinfo").read_text())
+    return About(
+        simulated=gpu["simulated"],
+        card=gpu["name"] + (", MIG" if gpu["mig"] else ""),
+        memory_bytes=gpu["total_bytes"],
+        driver=gpu["driver_version"],
+        memory_layer=share["memory_layer"],
+        memory_layers=tuple(gpu["memory_layers"]),
+        compute_layer=share["compute_layer"],
+        kernel=f"{platform.system()} {platform.release()}",
+        cgroups=f"version {cgroups}" if cgroups else "none",
+        machine=f"{platform.machine()}, {os.cpu_count()} processors, {' '.join(platform.libc_ver())}",
+        load=os.getloadavg()[0],
+        cgpu=cgpu.__version__,
+        day=datetime.now(UTC).date().isoformat(),
+    )
+
+
+@pytest.fixture
+def findings(request: pytest.FixtureRequest) -> Findings:
+    """What the test finds, for the report."""
+    found = Findings()
+    request.node.stash[FINDINGS] = found
+    return found
+
+
+@pytest.fixture
+def card(profile: str | None) -> Iterator[Card]:
+    """The card, with nobody on it but what the test starts."""
+    with Card.made(profile) as made:
+        yield made
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 /* rows.c - a directly linked client that gets memory by every function that gives any.
  *
  *   rows list                 the rows, a line each: label, kind
+ *   rows missing              the rows whose function the driver does not export, a line each
  *   rows versions             what both forms of cuGetProcAddress find: function, route, version, flags
  *   rows run                  obeys the lines of its input, each a JSON string:
  *     begin                                     a context more, current
@@ -17,7 +18,7 @@
  *   and answers each by a line of JSON; a number is a CUresult, -1 that there is no such function.
  *
  * Functions are taken by address in the table below, so that the dynamic linker binds them as it does
- * for any program that was linked with -lcuda.
+ * for any program that was linked with -lcuda. A function that the driver lacks is null there (rows.h).
  */
 #include "rows.h"
 
@@ -78,6 +79,7 @@ static const struct function *find_function(const char *label) {
 static void *by_address(const char *name, int first, int version, cuuint64_t flags) {
   char plain[64];
   void *found = NULL;
+  if (first ? !cuGetProcAddress : !cuGetProcAddress_v2) return NULL;
   snprintf(plain, sizeof plain, "%s", name);
   char *end = strstr(plain, "_ptsz");
   if (end) *end = 0;
@@ -108,7 +110,7 @@ static int versions(void) {
     for (unsigned v = 0; v < sizeof asked / sizeof *asked; v++)
       for (unsigned flags = 0; flags <= 2; flags++)
         for (int first = 0; first <= 1; first++)
-          if (by_address(function->name, first, asked[v], flags) == function->direct)
+          if (function->direct && by_address(function->name, first, asked[v], flags) == function->direct)
             printf("%s procaddress%s %d %u\n", function->name, first ? "_v1" : "", asked[v], flags);
   }
   return 0;
@@ -118,6 +120,14 @@ static int list(void) {
   static const char *const kinds[] = {"own", "import", "absent", "unhooked"};
   for (size_t t = 0; t < TABLES; t++)
     for (const struct row *row = tables[t]; row->label; row++) printf("%s %s\n", row->label, kinds[row->kind]);
+  return 0;
+}
+
+/* Under a shim that exports all names of its own nothing is missing: to be asked without one. */
+static int missing(void) {
+  for (size_t t = 0; t < TABLES; t++)
+    for (const struct row *row = tables[t]; row->label; row++)
+      if (!find_function(row->label)->direct) printf("%s\n", row->label);
   return 0;
 }
 
@@ -212,6 +222,7 @@ int main(int count, char **words) {
   static char order[256];
   if (count != 2) return 2;
   if (!strcmp(words[1], "list")) return list();
+  if (!strcmp(words[1], "missing")) return missing();
   if (!strcmp(words[1], "versions")) return versions();
   while (fgets(order, sizeof order, stdin)) {
     int answer = obey(order);

@@ -7,6 +7,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* A driver may lack any of these: its address is null then, and the program starts all the same. What has to be there
+ * for a row besides its function is bound when it is called (link with -z lazy). */
+#define CG_HOOK(since, name, ...) extern __typeof__(name) name __attribute__((weak));
+#define CG_SUBMIT CG_HOOK
+#include "hooks.def"
+#define UNHOOKED CG_HOOK
+#include "rows_unhooked.def"
+#undef CG_HOOK
+#undef CG_SUBMIT
+#undef UNHOOKED
+
+/* Code for any card, with a kernel `spin` that does nothing. */
+#define ROW_IMAGE ".version 6.0\n.target sm_70\n.address_size 64\n.visible .entry spin() { ret; }\n"
+
 enum row_kind {
   ROW_OWN,    /* takes memory of the card */
   ROW_IMPORT, /* opens what another process has offered */

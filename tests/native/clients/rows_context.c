@@ -5,8 +5,7 @@
 
 #include "rows.h"
 
-/* A module of the simulated card with one of its test kernels. */
-static const char image[] = "cgpu-sim-module 1\nspin\n";
+static const char image[] = ROW_IMAGE;
 
 static CUcontext context;
 static CUmodule module;

@@ -6,8 +6,7 @@
 
 #define TIMES 100
 
-/* A module of the simulated card with one of its test kernels. */
-static const char image[] = "cgpu-sim-module 1\nspin\n";
+static const char image[] = ROW_IMAGE;
 
 static CUmodule module;
 static CUlibrary library;
