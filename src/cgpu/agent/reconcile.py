@@ -183,7 +183,7 @@ class Reconciler:
 
     def _write_memory(self, gpu: Gpu, tenant_id: str, survey: Survey) -> None:
         writer = self._state.regions.writer(tenant_id)
-        if writer is None:
+        if writer is None or tenant_id not in survey.readings:
             return
         attributed = survey.on(tenant_id, gpu.uuid)
         rows = survey.readings[tenant_id].grants.gpus

@@ -186,19 +186,18 @@ class NodeState:
             return self._surveyor.glance(self._subjects(), cards)
 
     def _subjects(self) -> tuple[Subject, ...]:
-        """All tenants whose regions are open; the same tuple as long as these are the same."""
+        """All tenants; the same tuple as long as they and their open regions are the same."""
         key = self._document.records, self.regions.changes
         if self._known_subjects is None or self._known_subjects[0] is not key[0] or self._known_subjects[1] != key[1]:
             subjects = (
                 Subject(
                     id=tenant_id,
                     cgroups=record.cgroups,
-                    region=reader.folder,
-                    reader=reader,
+                    region=self.region(tenant_id),
+                    reader=self.regions.reader(tenant_id),
                     gpu_uuids=tuple(share.gpu_uuid for share in record.tenant.shares),
                 )
                 for tenant_id, record in self._document.records.items()
-                if (reader := self.regions.reader(tenant_id)) is not None
             )
             self._known_subjects = *key, tuple(subjects)
         return self._known_subjects[2]

@@ -311,6 +311,19 @@ def test_a_truncated_region_harms_its_own_tenant_only(
     assert "truncated" in state.survey().damaged["b"]
 
 
+def test_damaged_grants_leave_what_the_card_holds_with_their_tenant(
+    world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess
+):
+    world.host.table[50].variables["CGPU_REGION"] = str(state.region("a"))
+    on_card(world, GIB)
+    (state.region("a") / GRANTS).write_bytes(b"")
+    world.tick(reconciler)
+    survey = state.survey()
+    assert "truncated" in survey.damaged["a"]
+    assert survey.on("a", CARD).truth_bytes == GIB
+    assert survey.foreign_bytes(CARD) == world.node.reserved_bytes
+
+
 def test_nothing_is_reclaimed_while_the_card_does_not_answer(
     world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess, monkeypatch: pytest.MonkeyPatch
 ):
