@@ -1,6 +1,7 @@
 /* hook.c - the container exists, its own program does not run yet. */
 #include "hook.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <limits.h>
 #include <poll.h>
@@ -37,13 +38,22 @@ static ssize_t read_state(char *state, long long deadline_ms) {
   return say("the container's state is longer than %u bytes", STATE_MAX), -1;
 }
 
+/* The answer's code as users see it: " [CGPU-NO-SUCH-GPU]" of no_such_gpu; "" where it has none. */
+static void code_of(const struct answer *answer, char *seen, size_t size) {
+  char code[64];
+  json_text(answer->body, "code", code, sizeof code);
+  for (char *at = code; *at; at++) *at = *at == '_' ? '-' : (char)toupper((unsigned char)*at);
+  snprintf(seen, size, *code ? " [CGPU-%s]" : "%s", code);
+}
+
 /* What the agent says against it, on one line. */
 static int say_refusal(const struct answer *answer) {
-  char message[4096], remedy[2048];
+  char message[4096], remedy[2048], code[80];
   json_text(answer->body, "message", message, sizeof message);
   json_text(answer->body, "remedy", remedy, sizeof remedy);
+  code_of(answer, code, sizeof code);
   if (!*message) return say("the agent answers %d: %.4000s", answer->status, answer->body);
-  return *remedy ? say("%s (%s)", message, remedy) : say("%s", message);
+  return *remedy ? say("%s (%s)%s", message, remedy, code) : say("%s%s", message, code);
 }
 
 static int pin(void) {
@@ -136,8 +146,8 @@ static int refuse_without_shim(const char *cause, const char *remedy) {
   int loads = look(&state, why, sizeof why, now_ms() + TIMEOUT_MS);
   free(state);
   if (loads) return loads < 0;
-  return say("the shim cannot be loaded in this image, and %s: %s (use an image with glibc, or %s)", cause, why,
-             remedy);
+  return say("the shim cannot be loaded in this image, and %s: %s (use an image with glibc, or %s) [CGPU-LAYER]",
+             cause, why, remedy);
 }
 
 int hook(int argc, char *const argv[]) {

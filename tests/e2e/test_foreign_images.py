@@ -44,6 +44,7 @@ def test_a_container_of_musl_starts_without_a_share_and_is_refused_with_one(
         assert "started" not in result.stdout
         assert "its C library is musl" in result.stderr
         assert "use an image with glibc" in result.stderr
+        assert "[CGPU-LAYER]" in result.stderr
         eventually(node.nothing_left, "nothing is left", SETTLE_S)
 
 

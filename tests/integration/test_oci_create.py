@@ -290,6 +290,7 @@ def test_an_image_of_musl_does_not_start_without_limits_and_leaves_nothing(node:
     assert (result.returncode != 0, result.stdout) == (True, "")
     assert "its C library is musl" in result.stderr
     assert "use an image with glibc" in result.stderr
+    assert "[CGPU-LAYER]" in result.stderr
     eventually(lambda: not tenants(node))
     assert not list(node.settings.tenants_dir.iterdir())
     assert container.call(*root, "list", "--quiet").stdout == ""

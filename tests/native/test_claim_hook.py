@@ -108,7 +108,7 @@ def test_an_image_that_cannot_load_the_shim_is_refused(
 ):
     make_image(node, programs / program, *libraries)
     assert said in refusal(node)
-    assert "use an image with glibc, or a node with driver r615 or later" in refusal(node)
+    assert refusal(node).endswith("(use an image with glibc, or a node with driver r615 or later) [CGPU-LAYER]\n")
     assert said in refusal(node, "device")
     assert "use an image with glibc, or cgpu-runtime on driver r615 or later" in refusal(node, "device")
 

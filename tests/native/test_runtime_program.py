@@ -196,7 +196,11 @@ def test_the_hook_gives_the_agent_the_state_as_it_is(node: Node):
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (b'{"code": "driver", "message": "limit \\"refused\\"", "remedy": ""}', 'cgpu: limit "refused"\n'),
+        (
+            b'{"code": "driver", "message": "limit \\"refused\\"", "remedy": ""}',
+            'cgpu: limit "refused" [CGPU-DRIVER]\n',
+        ),
+        (b'{"code": "no_such_tenant", "message": "no", "remedy": "wait"}', "cgpu: no (wait) [CGPU-NO-SUCH-TENANT]\n"),
         (b'{"message": "no", "remedy": "wait"}', "cgpu: no (wait)\n"),
         (b"plain", "cgpu: the agent answers 409: plain\n"),
     ],
