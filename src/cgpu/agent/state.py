@@ -8,6 +8,7 @@ effect may be repeated.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -537,7 +538,8 @@ class NodeState:
             self._in_force[uuid] = self.policy_in_force(gpu)
         for record in self._document.records.values():
             if any(share.gpu_uuid in touched for share in record.tenant.shares):
-                self._refresh_tenant(record.tenant)
+                with contextlib.suppress(RegionError):  # who has spoilt its region is not told, all others are
+                    self._refresh_tenant(record.tenant)
 
     def _refresh_changed(self, tenant: Tenant) -> None:
         """After a change of one tenant: its neighbours are told only where the card's policy changes by it."""
