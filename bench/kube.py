@@ -64,7 +64,7 @@ def main() -> int:
     text = table(trials)
     print(text, end="")
     if options.json:
-        options.json.write_text(json.dumps(document(machine, trials), indent=1) + "\n")
+        options.json.write_text(json.dumps(document(machine, trials), indent=1, allow_nan=False) + "\n")
     if options.table:
         options.table.write_text(text)
     missed = verdict(trials)

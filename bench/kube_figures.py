@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -108,16 +109,17 @@ def latencies_of(metrics: Iterable[str]) -> dict[str, Latency]:
     return {path: Latency(row[float("inf")], row) for path, row in sums.items()}
 
 
-def beside(trials: Iterable[Trial]) -> tuple[float, float] | None:
+def beside(trials: Iterable[Trial]) -> tuple[float, float | None] | None:
     """The rate of pods of ACK as a part of that of the same pods with claims, and its standard error.
 
     By the batches that were placed one after the other: the machine, and how full the cluster is, are the same.
+    One batch tells no error: None.
     """
     seconds = {trial.kind: [batch.placed_s for batch in trial.batches] for trial in trials}
     if Kind.ACK not in seconds or Kind.CLAIMS not in seconds:
         return None
     parts = [claims / ack for ack, claims in zip(seconds[Kind.ACK], seconds[Kind.CLAIMS], strict=True)]
-    error = statistics.stdev(parts) / len(parts) ** 0.5 if len(parts) > 1 else float("inf")
+    error = statistics.stdev(parts) / len(parts) ** 0.5 if len(parts) > 1 else None
     return statistics.fmean(parts), error
 
 
@@ -134,7 +136,7 @@ def verdict(trials: Sequence[Trial]) -> list[str]:
 
 
 def document(machine: Mapping[str, Any], trials: Sequence[Trial]) -> dict[str, Any]:
-    """JSON values of all of it."""
+    """JSON values of all of it. Null: an error that one batch does not tell, or a latency beyond the last step."""
     found = beside(trials)
     paired = None if found is None else {"mean": found[0], "standard_error": found[1]}
     values = [_values(trial) for trial in trials]
@@ -147,7 +149,8 @@ def table(trials: Sequence[Trial]) -> str:
     text = "".join(f"| {' | '.join(row)} |\n" for row in rows)
     found = beside(trials)
     if found is not None:
-        text += f"\nACK beside claims, batch by batch: {found[0]:.1%} of the rate, standard error {found[1]:.1%}\n"
+        error = "one batch: no error known" if found[1] is None else f"standard error {found[1]:.1%}"
+        text += f"\nACK beside claims, batch by batch: {found[0]:.1%} of the rate, {error}\n"
     return text
 
 
@@ -170,7 +173,19 @@ def _row(trial: Trial) -> tuple[str, ...]:
 def _told(latency: Latency | None) -> str:
     if latency is None:
         return ""
-    return ", ".join(f"≤ {latency.percentile_s(percent) * 1000:g} ms" for percent in (50, 99))
+    return ", ".join(_milliseconds(latency, percent) for percent in (50, 99))
+
+
+def _milliseconds(latency: Latency, percent: float) -> str:
+    value_s = latency.percentile_s(percent)
+    if math.isfinite(value_s):
+        return f"≤ {value_s * 1000:g} ms"
+    return f"> {max(filter(math.isfinite, latency.within)) * 1000:g} ms"
+
+
+def _finite(value_s: float) -> float | None:
+    """JSON has no infinity."""
+    return value_s if math.isfinite(value_s) else None
 
 
 def _values(trial: Trial) -> dict[str, Any]:
@@ -186,7 +201,8 @@ def _values(trial: Trial) -> dict[str, Any]:
         "webhook_share_of_processor": trial.webhook_share,
         "memory": {name: memory.document() for name, memory in trial.memory.items()},
         "latency_s": {
-            path: {str(percent): row.percentile_s(percent) for percent in (50, 90, 99, 99.9)} | {"count": row.count}
+            path: {str(percent): _finite(row.percentile_s(percent)) for percent in (50, 90, 99, 99.9)}
+            | {"count": row.count}
             for path, row in trial.latencies().items()
         },
     }

@@ -24,6 +24,16 @@ static void read_json(const char *text) {
   }
 }
 
+/* What is written into a JSON text neither ends it nor hides what follows. */
+static void write_json(const char *text) {
+  char quoted[48], body[96], value[64];
+  json_encode(text, quoted, sizeof quoted);
+  HOLDS(strnlen(quoted, sizeof quoted) < sizeof quoted);
+  snprintf(body, sizeof body, "{\"said\": \"%s\", \"end\": \"here\"}", quoted);
+  json_text(body, "end", value, sizeof value);
+  HOLDS(strcmp(value, "here") == 0);
+}
+
 static void read_config(const char *text) {
   char path[64], value[64];
   const char *process = config_object(text, "process");
@@ -69,6 +79,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   char *text = take_text(&(struct reading){data, data + size});
   read_program(data, size);
   read_json(text);
+  write_json(text);
   read_config(text);
   read_conf(text);
   read_words(text);

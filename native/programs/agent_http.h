@@ -23,6 +23,10 @@ void json_text(const char *body, const char *key, char *value, size_t size);
 /* The same of a text whose first character is at `at`; null is an empty one. */
 void json_decode(const char *at, char *value, size_t size);
 
+/* The text as what stands between the quotes of a JSON text, cut to the size. All but ASCII becomes a question mark,
+ * since what names files need not be UTF-8. */
+void json_encode(const char *text, char *quoted, size_t size);
+
 /* CLOCK_MONOTONIC in milliseconds. */
 long long now_ms(void);
 

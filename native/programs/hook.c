@@ -1,6 +1,7 @@
 /* hook.c - the container exists, its own program does not run yet. */
 #include "hook.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <limits.h>
 #include <poll.h>
@@ -37,26 +38,22 @@ static ssize_t read_state(char *state, long long deadline_ms) {
   return say("the container's state is longer than %u bytes", STATE_MAX), -1;
 }
 
-/* What the agent says against it, on one line. */
-static int say_refusal(const struct answer *answer) {
-  char message[4096], remedy[2048];
-  json_text(answer->body, "message", message, sizeof message);
-  json_text(answer->body, "remedy", remedy, sizeof remedy);
-  if (!*message) return say("the agent answers %d: %.4000s", answer->status, answer->body);
-  return *remedy ? say("%s (%s)", message, remedy) : say("%s", message);
+/* The answer's code as users see it: " [CGPU-NO-SUCH-GPU]" of no_such_gpu; "" where it has none. */
+static void code_of(const struct answer *answer, char *seen, size_t size) {
+  char code[64];
+  json_text(answer->body, "code", code, sizeof code);
+  for (char *at = code; *at; at++) *at = *at == '_' ? '-' : (char)toupper((unsigned char)*at);
+  snprintf(seen, size, *code ? " [CGPU-%s]" : "%s", code);
 }
 
-static int attach(const char *socket, const char *tenant) {
-  static struct answer answer;
-  char *state = malloc(STATE_MAX + 1);
-  if (!state) return say("no memory for the container's state");
-  ssize_t length = read_state(state, now_ms() + TIMEOUT_MS);
-  if (length >= 0) agent_post(socket, tenant, "attach", state, (size_t)length, TIMEOUT_MS, &answer);
-  free(state);
-  if (length < 0) return 1;
-  if (answer.status == 0)
-    return say("the agent at %s gives no answer: %s (is it running? cgpu agent)", socket, answer.problem);
-  return answer.status / 100 == 2 ? 0 : say_refusal(&answer);
+/* What the agent says against it, on one line. */
+static int say_refusal(const struct answer *answer) {
+  char message[4096], remedy[2048], code[80];
+  json_text(answer->body, "message", message, sizeof message);
+  json_text(answer->body, "remedy", remedy, sizeof remedy);
+  code_of(answer, code, sizeof code);
+  if (!*message) return say("the agent answers %d: %.4000s", answer->status, answer->body);
+  return *remedy ? say("%s (%s)%s", message, remedy, code) : say("%s%s", message, code);
 }
 
 static int pin(void) {
@@ -98,52 +95,74 @@ static int loads_shim(const char *state, char *why, size_t size) {
 }
 
 /* The state with what the agent cannot see, once more as JSON; the caller's to free. */
-static char *marked(const char *state) {
-  static const char mark[] = "{\"loads_shim\": false,";
+static char *marked(const char *state, const char *why) {
+  static const char form[] = "{\"loads_shim\": false, \"shim_problem\": \"%s\",%s";
+  static char problem[2 * PATH_MAX];
+  json_encode(why, problem, sizeof problem);
   const char *rest = strchr(state, '{');
-  char *body = malloc(strlen(state) + sizeof mark);
-  if (body) sprintf(body, "%s%s", mark, rest ? rest + 1 : "}");
+  char *body = malloc(strlen(state) + strlen(problem) + sizeof form);
+  if (body) sprintf(body, form, problem, rest ? rest + 1 : "}");
   return body;
 }
 
-/* An agent that is being replaced is waited for: a pod that is never restarted would else have failed for good. */
-static int join(const char *socket, const char *tenant, const char *body, long long deadline_ms) {
+/* Reads the state of a container and looks at its image: as `loads_shim`; the state is the caller's to free. */
+static int look(char **state, char *why, size_t size, long long deadline_ms) {
+  *state = malloc(STATE_MAX + 1);
+  if (!*state) return say("no memory for the container's state"), -1;
+  ssize_t length = read_state(*state, deadline_ms);
+  if (length < 0) return -1;
+  (*state)[length] = 0;
+  return loads_shim(*state, why, size);
+}
+
+/* Gives the agent the container. One that is being replaced is waited for where that is asked: a pod that is never
+ * restarted would else have failed for good. */
+static int join(const char *socket, const char *tenant, const char *body, long long deadline_ms, bool waits) {
   static struct answer answer;
   for (;;) {
     agent_post(socket, tenant, "attach", body, strlen(body), (int)(deadline_ms - now_ms()), &answer);
-    if (answer.status || deadline_ms - now_ms() < RETRY_MS) break;
+    if (answer.status || !waits || deadline_ms - now_ms() < RETRY_MS) break;
     poll(NULL, 0, RETRY_MS);
   }
-  if (answer.status == 0)
-    return say("the agent at %s gives no answer: %s (it keeps the driver's limits of this node)", socket,
-               answer.problem);
-  return answer.status / 100 == 2 ? 0 : say_refusal(&answer);
+  if (answer.status) return answer.status / 100 == 2 ? 0 : say_refusal(&answer);
+  return say("the agent at %s gives no answer: %s (%s)", socket, answer.problem,
+             waits ? "it keeps the driver's limits of this node" : "is it running? cgpu agent");
 }
 
-static int claim(const char *socket, const char *tenant) {
+static int attach(const char *socket, const char *tenant, bool waits) {
   long long deadline_ms = now_ms() + TIMEOUT_MS;
-  char *state = malloc(STATE_MAX + 1), why[PATH_MAX];
-  if (!state) return say("no memory for the container's state");
-  ssize_t length = read_state(state, deadline_ms);
-  if (length < 0) return 1;
-  state[length] = 0;
-  int loads = loads_shim(state, why, sizeof why);
-  if (loads < 0) return 1;
-  if (!socket && !loads)
-    return say("the shim cannot be loaded in this image, and the GPU's driver has no limits that would hold it: %s"
-               " (use an image with glibc, or a node with driver r615 or later)", why);
-  if (!socket) return 0;
-  char *body = loads ? state : marked(state);
-  return body ? join(socket, tenant, body, deadline_ms) : say("no memory for the container's state");
+  char *state, *body = NULL, why[PATH_MAX];
+  int loads = look(&state, why, sizeof why, deadline_ms), status = 1;
+  if (loads == 0 && !(body = marked(state, why))) say("no memory for the container's state");
+  if (loads == 1 || body) status = join(socket, tenant, body ? body : state, deadline_ms, waits);
+  free(body);
+  free(state);
+  return status;
+}
+
+/* Without an agent: nothing of the driver's can hold the container. */
+static int refuse_without_shim(const char *cause, const char *remedy) {
+  char *state, why[PATH_MAX];
+  int loads = look(&state, why, sizeof why, now_ms() + TIMEOUT_MS);
+  free(state);
+  if (loads) return loads < 0;
+  return say("the shim cannot be loaded in this image, and %s: %s (use an image with glibc, or %s) [CGPU-LAYER]",
+             cause, why, remedy);
 }
 
 int hook(int argc, char *const argv[]) {
   const char *name = argc > 1 ? argv[1] : "";
   if (argc == 2 && strcmp(name, "pin-etc") == 0) return pin();
-  if (argc == 2 && strcmp(name, "claim") == 0) return claim(NULL, NULL);
-  bool attaches = strcmp(name, "attach") == 0;
-  if (argc != 4 || (!attaches && strcmp(name, "claim") != 0))
-    return say("usage: cgpu-runtime hook attach SOCKET TENANT, hook claim [SOCKET TENANT], or hook pin-etc");
+  if (argc == 2 && strcmp(name, "claim") == 0)
+    return refuse_without_shim("the GPU's driver has no limits that would hold it",
+                               "a node with driver r615 or later");
+  if (argc == 2 && strcmp(name, "device") == 0)
+    return refuse_without_shim("the driver has no limits that many containers share",
+                               "cgpu-runtime on driver r615 or later");
+  bool claims = strcmp(name, "claim") == 0;
+  if (argc != 4 || (!claims && strcmp(name, "attach") != 0))
+    return say("usage: cgpu-runtime hook attach SOCKET TENANT, hook claim [SOCKET TENANT], hook device, or hook"
+               " pin-etc");
   if (!is_tenant_id(argv[3])) return say("%s is not the id of a tenant", argv[3]);
-  return attaches ? attach(argv[2], argv[3]) : claim(argv[2], argv[3]);
+  return attach(argv[2], argv[3], claims);
 }

@@ -1,4 +1,4 @@
-/* json_text.c - one text out of a JSON object, for messages.
+/* json_text.c - one text out of a JSON object, for messages, and one into it.
  *
  * Within a JSON text every quote is escaped, so `"key"` followed by a colon is that key. Nothing here
  * depends on the body being JSON: of other bytes it makes nothing, or one harmless line.
@@ -79,4 +79,13 @@ void json_decode(const char *at, char *value, size_t size) {
 
 void json_text(const char *body, const char *key, char *value, size_t size) {
   json_decode(find(body, key), value, size);
+}
+
+void json_encode(const char *text, char *quoted, size_t size) {
+  size_t length = 0;
+  for (const unsigned char *at = (const unsigned char *)text; *at && length + 2 < size; at++) {
+    if (*at == '"' || *at == '\\') quoted[length++] = '\\';
+    quoted[length++] = *at >= 0x80 ? '?' : *at < 0x20 || *at == 0x7F ? ' ' : (char)*at;
+  }
+  quoted[length] = 0;
 }

@@ -95,6 +95,23 @@ static int json_texts(void) {
   return 0;
 }
 
+static int json_quoted_texts(void) {
+  char quoted[64], value[64];
+  json_encode("a \"b\" \\c\nd\x7F \xC3\xA9", quoted, sizeof quoted);
+  CHECK(strcmp(quoted, "a \\\"b\\\" \\\\c d  ??") == 0);
+  for (int round = 0; round < ROUNDS; round++) {
+    char *text = random_text("\\\"a\n\xFF", 24), body[96];
+    size_t size = 1 + random_below(sizeof quoted);
+    json_encode(text, quoted, size);
+    CHECK(strlen(quoted) < size);
+    snprintf(body, sizeof body, "{\"said\":\"%s\",\"end\":\"here\"}", quoted);
+    json_text(body, "end", value, sizeof value);
+    CHECK(strcmp(value, "here") == 0);
+    free(text);
+  }
+  return 0;
+}
+
 static int confs(void) {
   static struct conf conf;
   char problem[64];
@@ -111,5 +128,6 @@ static int confs(void) {
 }
 
 int main(void) {
-  return command_lines() || random_command_lines() || tenant_ids() || json_texts() || confs();
+  return command_lines() || random_command_lines() || tenant_ids() || json_texts() || json_quoted_texts() ||
+         confs();
 }

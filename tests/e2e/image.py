@@ -11,6 +11,7 @@ from typing import Final
 from cgpu.adapters.native import SHIM, SIMULATED_CUDA, SIMULATED_NVML, native_library
 from native import build
 from tests.e2e.tools import program
+from tests.e2e.wanted import Volume
 from tests.native.c_compiler import compile_c
 
 CLIENTS: Final = Path(__file__).with_name("clients")
@@ -69,6 +70,15 @@ def copy(rootfs: Path, target: Path) -> Path:
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(rootfs, target, symlinks=True)
     return target
+
+
+def as_of_musl(folder: Path) -> tuple[Volume, ...]:
+    """What makes a container of this image one of musl: its loader, and none of glibc. busybox runs without either."""
+    for name in ("lib", "lib64"):
+        (folder / name).mkdir(parents=True)
+    folder.chmod(0o755)
+    shutil.copy(program("busybox"), folder / "lib" / f"ld-musl-{os.uname().machine}.so.1")
+    return tuple(Volume(folder / name, f"/{name}") for name in ("lib", "lib64"))
 
 
 def give(rootfs: Path, user: int) -> None:

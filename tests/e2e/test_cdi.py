@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cgpu.model.units import GIB
+from tests.e2e import image
 from tests.e2e.engines import Containerd, Engine, Podman
 from tests.e2e.host import eventually
 from tests.e2e.node import Node, told
@@ -69,6 +70,14 @@ def test_a_container_with_the_device_has_its_quota(node: Node, web: None, engine
 
 def test_a_user_other_than_root_has_it_too(node: Node, web: None, engine: Engine):
     assert told(engine.run("with", replace(FILL, user=1000)))["total"] == 2 * GIB
+
+
+def test_an_image_that_cannot_load_the_shim_is_refused(node: Node, web: None, engine: Engine, tmp_path: Path):
+    result = engine.run("musl", Wanted(("echo", "started"), devices=(NAME,), volumes=image.as_of_musl(tmp_path)))
+    engine.remove("musl")
+    assert (result.returncode != 0, result.stdout) == (True, "")
+    assert "its C library is musl" in result.stderr
+    assert "use an image with glibc, or cgpu-runtime on driver r615 or later" in result.stderr
 
 
 def test_a_container_without_it_is_not_touched(node: Node, web: None, engine: Engine):

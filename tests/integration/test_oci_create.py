@@ -18,6 +18,7 @@ from cgpu.adapters.native import RUNTIME, native_library
 from cgpu.model.container import tenant_id_of
 from cgpu.model.units import GIB, MIB
 from tests.integration.conftest import SECONDS, Node, eventually
+from tests.native.zig_programs import compile_for
 
 SOURCE = Path(cgpu.__file__).parents[1]
 RECORDER = """\
@@ -256,6 +257,43 @@ def test_a_real_container_sees_its_share_and_cannot_talk_its_way_out(node: Node,
     assert [name for name, answer in seen.items() if answer == "done"] == []
     eventually(lambda: not tenants(node))
     assert not list(node.settings.tenants_dir.iterdir())
+
+
+MACHINE = os.uname().machine
+
+
+def foreign_image(container: Container, folder: Path) -> None:
+    """A container of an image of musl: a program that says that it ran, and musl's loader."""
+    source = folder / "hello.c"
+    source.write_text('int puts(const char *);\nint main(void) { return puts("it ran") < 0; }\n')
+    root = container.bundle / "rootfs"
+    program = compile_for(f"{MACHINE}-linux-musl", source)
+    for place in ("bin/hello", f"lib/ld-musl-{MACHINE}.so.1"):
+        (root / place).parent.mkdir()
+        shutil.copy(program, root / place)
+    (root / "proc").mkdir()
+    proc = {"destination": "/proc", "type": "proc", "source": "proc"}
+    namespaces = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")]
+    process = {"cwd": "/", "user": {"uid": 0, "gid": 0}, "args": ["/bin/hello"], "env": ["CGPU_MEMORY=2GiB"]}
+    container.configure(process=process, mounts=[proc], linux={"namespaces": namespaces})
+
+
+def test_an_image_of_musl_does_not_start_without_limits_and_leaves_nothing(node: Node, tmp_path: Path):
+    container = Container(node, tmp_path, runc())
+    node.start_agent()
+    foreign_image(container, tmp_path)
+    root = ("--root", str(tmp_path / "runc"))
+    bare = subprocess.run([runc(), *root, "run", "--bundle", container.bundle, f"{container.id}-bare"],
+        capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)  # fmt: skip
+    assert bare.stdout == "it ran\n", bare.stderr
+    result = container.call(*root, "run", "--bundle", str(container.bundle), container.id)
+    assert (result.returncode != 0, result.stdout) == (True, "")
+    assert "its C library is musl" in result.stderr
+    assert "use an image with glibc" in result.stderr
+    assert "[CGPU-LAYER]" in result.stderr
+    eventually(lambda: not tenants(node))
+    assert not list(node.settings.tenants_dir.iterdir())
+    assert container.call(*root, "list", "--quiet").stdout == ""
 
 
 def test_the_tenant_is_tied_to_the_container_between_create_and_delete(node: Node, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""What `cgpu-runtime hook claim` says of an image, and what it tells the agent."""
+"""What the hooks of cgpu-runtime say of an image, and what they tell the agent."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ def state(node: Node, **fields: Any) -> str:
     return json.dumps({"ociVersion": "1.0.2", "id": "c", "pid": os.getpid(), "bundle": str(node.bundle), **fields})
 
 
-def refusal(node: Node) -> str:
+def refusal(node: Node, hook: str = "claim") -> str:
     """What the hook says of the bundle; empty when the container may start."""
-    result = node.call("hook", "claim", stdin=state(node))
+    result = node.call("hook", hook, stdin=state(node))
     assert (result.returncode == 0) == (result.stderr == "")
     assert result.stderr.count("\n") <= 1
     return result.stderr
@@ -90,6 +90,7 @@ def test_an_image_with_glibc_may_start(node: Node, programs: Path, program: str,
     """Whatever it starts first: a static init may start a program that uses the GPU."""
     make_image(node, programs / program, "lib64/ld-linux-x86-64.so.2", script=script)
     assert refusal(node) == ""
+    assert refusal(node, "device") == ""
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,9 @@ def test_an_image_that_cannot_load_the_shim_is_refused(
 ):
     make_image(node, programs / program, *libraries)
     assert said in refusal(node)
-    assert "use an image with glibc, or a node with driver r615 or later" in refusal(node)
+    assert refusal(node).endswith("(use an image with glibc, or a node with driver r615 or later) [CGPU-LAYER]\n")
+    assert said in refusal(node, "device")
+    assert "use an image with glibc, or cgpu-runtime on driver r615 or later" in refusal(node, "device")
 
 
 def test_a_loader_in_another_place_that_the_program_names_will_do(node: Node, programs: Path):
@@ -149,20 +152,33 @@ def test_a_container_that_cannot_be_looked_at_is_refused(node: Node):
     assert "names no root" in refusal(node)
 
 
-@pytest.mark.parametrize(("program", "mark"), [("dynamic", ""), ("musl", '{"loads_shim": false,')])
+@pytest.mark.parametrize("hook", ["attach", "claim"])
+@pytest.mark.parametrize("program", ["dynamic", "musl"])
 def test_the_agent_is_told_of_the_container_and_whether_it_loads_the_shim(
-    node: Node, programs: Path, program: str, mark: str
+    node: Node, programs: Path, program: str, hook: str
 ):
     make_image(node, programs / program, *(["lib64/ld-linux-x86-64.so.2"] if program == "dynamic" else []))
     with agent(node.socket, "200 OK", ANSWER) as asked:
-        result = node.call("hook", "claim", str(node.socket), "k8s-1", stdin=state(node))
+        result = node.call("hook", hook, str(node.socket), "k8s-1", stdin=state(node))
     assert (result.returncode, result.stderr) == (0, "")
     head, _, body = asked.requests[0].partition(b"\r\n\r\n")
     assert head.startswith(b"POST /v1/tenants/k8s-1/attach ")
-    assert body.decode().startswith(mark)
     told = json.loads(body)
-    assert told.pop("loads_shim", True) == (not mark)
+    if program == "musl":
+        assert told.pop("loads_shim") is False
+        assert told.pop("shim_problem") == "its C library is musl, and /lib64/ld-linux-x86-64.so.2 is not there"
     assert told == json.loads(state(node))
+
+
+def test_whatever_a_program_is_called_the_agent_gets_json(node: Node, programs: Path):
+    make_image(node, programs / "aarch64", script=True)
+    root = node.bundle / "rootfs"
+    shutil.move(root / "usr/bin/real", root / "usr/bin" / os.fsdecode(b'a"\\\xff'))
+    (root / "usr/bin/main").write_bytes(b'#!/usr/bin/a"\\\xff\n')
+    with agent(node.socket, "200 OK", ANSWER) as asked:
+        assert node.call("hook", "attach", str(node.socket), "oci-1", stdin=state(node)).returncode == 0
+    told = json.loads(asked.requests[0].partition(b"\r\n\r\n")[2])
+    assert told["shim_problem"].startswith('its program /usr/bin/a"\\? is of another architecture')
 
 
 def test_the_agents_refusal_is_the_hooks(node: Node, programs: Path):

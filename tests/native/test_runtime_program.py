@@ -172,35 +172,48 @@ def test_the_tenant_of_a_container_is_the_same_in_both_languages(containers: lis
 
 # ---- the hook ----
 
-STATE = json.dumps({"ociVersion": "1.0.2", "id": "web", "pid": 4711, "annotations": {"x": "y" * 200_000}})
+
+def state(node: Node, root: str = "/") -> str:
+    """Of a container whose image is this machine's own root, with the C library that is there."""
+    (node.bundle / "config.json").write_text(json.dumps({"process": {"args": ["true"]}, "root": {"path": root}}))
+    fields = {"ociVersion": "1.0.2", "id": "web", "pid": os.getpid(), "bundle": str(node.bundle)}
+    return json.dumps({**fields, "annotations": {"x": "y" * 200_000}})
 
 
+@pytest.mark.skipif(
+    os.geteuid() != 0 and os.environ.get("CI") != "true", reason="only root may enter a container's root"
+)
 def test_the_hook_gives_the_agent_the_state_as_it_is(node: Node):
+    told = state(node)
     with agent(node.socket, "200 OK", b'{"id": "oci-web"}') as asked:
-        result = node.call("hook", "attach", str(node.socket), "oci-web", stdin=STATE)
+        result = node.call("hook", "attach", str(node.socket), "oci-web", stdin=told)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     head, _, body = asked.requests[0].partition(b"\r\n\r\n")
     assert head.startswith(b"POST /v1/tenants/oci-web/attach HTTP/1.1\r\n")
-    assert body.decode() == STATE
+    assert body.decode() == told
 
 
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        (b'{"code": "driver", "message": "limit \\"refused\\"", "remedy": ""}', 'cgpu: limit "refused"\n'),
+        (
+            b'{"code": "driver", "message": "limit \\"refused\\"", "remedy": ""}',
+            'cgpu: limit "refused" [CGPU-DRIVER]\n',
+        ),
+        (b'{"code": "no_such_tenant", "message": "no", "remedy": "wait"}', "cgpu: no (wait) [CGPU-NO-SUCH-TENANT]\n"),
         (b'{"message": "no", "remedy": "wait"}', "cgpu: no (wait)\n"),
         (b"plain", "cgpu: the agent answers 409: plain\n"),
     ],
 )
 def test_a_refusal_keeps_the_container_from_starting_and_says_why(node: Node, body: bytes, said: str):
     with agent(node.socket, "409 Conflict", body):
-        result = node.call("hook", "attach", str(node.socket), "oci-web", stdin="{}")
+        result = node.call("hook", "attach", str(node.socket), "oci-web", stdin=state(node))
     assert (result.returncode, result.stderr) == (1, said)
 
 
 def test_the_hook_waits_ten_seconds_for_an_agent_and_no_longer(node: Node):
     with agent(node.socket, None):
-        result = node.call("hook", "attach", str(node.socket), "oci-web", stdin="{}")
+        result = node.call("hook", "attach", str(node.socket), "oci-web", stdin=state(node))
     assert result.returncode == 1
     assert "does not answer in time" in result.stderr
 
@@ -212,12 +225,13 @@ def test_the_hook_waits_ten_seconds_for_an_agent_and_no_longer(node: Node):
         (("detach", "/s", "oci-web"), "", "usage: "),
         (("attach", "/s", "../x"), "", "../x is not the id of a tenant"),
         (("attach", "/s", "oci-web"), "x" * ((1 << 20) + 1), "longer than 1048576 bytes"),
-        (("attach", "/nowhere", "oci-web"), "{}", "/nowhere gives no answer: No such file"),
-        (("attach", "/" + "s" * 200, "oci-web"), "{}", "the socket's path is too long"),
+        (("attach", "/s", "oci-web"), "{}", "the container's state names no bundle"),
+        (("attach", "/nowhere", "oci-web"), None, "/nowhere gives no answer: No such file"),
+        (("attach", "/" + "s" * 200, "oci-web"), None, "the socket's path is too long"),
     ],
 )
-def test_a_hook_that_cannot_be_run_says_so(node: Node, arguments: tuple[str, ...], stdin: str, said: str):
-    result = node.call("hook", *arguments, stdin=stdin)
+def test_a_hook_that_cannot_be_run_says_so(node: Node, arguments: tuple[str, ...], stdin: str | None, said: str):
+    result = node.call("hook", *arguments, stdin=state(node) if stdin is None else stdin)
     assert result.returncode == 1
     assert said in result.stderr
 

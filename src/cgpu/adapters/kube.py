@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import json
 import random
 import threading
 import time
@@ -26,6 +25,8 @@ from cgpu.adapters.kube_answers import (
     PASSING,
     RETRIES,
     ApiRefusedError,
+    document_of,
+    foreign,
     parse_retry_after,
     pause_before_retry,
     refusal,
@@ -253,7 +254,7 @@ class Cluster:
 
     def _ask(self, what: str, method: str, path: str, params: Mapping[str, str | None], body: Any = None) -> Object:
         response = self._answer(what, method, path, params, body)
-        document = _json(response.content)
+        document = document_of(response.content)
         if not isinstance(document, dict):
             raise self._foreign(f"its answer is {response.headers.get('Content-Type', 'of no type')}")
         return document
@@ -288,7 +289,7 @@ class Cluster:
                 if response.is_success:
                     return response
                 if last or response.status_code not in PASSING:
-                    raise refusal(response.status_code, _json(response.read()), what)
+                    raise refusal(response.status_code, document_of(response.read()), what)
                 asked_s = parse_retry_after(response.headers.get("Retry-After"), self.time)
                 response.close()
             self._hurried.wait(pause_before_retry(attempt, asked_s, random.random()))
@@ -300,10 +301,7 @@ class Cluster:
             self.time = parsedate_to_datetime(response.headers["Date"])
 
     def _foreign(self, reason: str) -> ClusterError:
-        return ClusterError(
-            f"what answers at {self._client.base_url} is not the Kubernetes API: {reason}",
-            "check the server in the kubeconfig, and whether a proxy or a login page stands before it",
-        )
+        return foreign(str(self._client.base_url), reason)
 
     @contextlib.contextmanager
     def _whole(self) -> Iterator[None]:
@@ -343,13 +341,6 @@ def _list_form() -> Any:
         ],
     )
     return msgspec.defstruct("List", [("items", list[msgspec.Raw] | None), ("metadata", metadata)])
-
-
-def _json(content: bytes) -> object:
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _any(_: Object) -> bool:

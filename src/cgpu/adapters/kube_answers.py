@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from datetime import datetime
@@ -65,6 +66,22 @@ def parse_retry_after(header: str | None, now: datetime) -> float | None:
         except (ValueError, TypeError, OverflowError):
             return None
     return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def document_of(content: bytes | str) -> object:
+    """The JSON of an answer; None where it is none: whatever stands before the API server may answer, too."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+
+
+def foreign(server: str, reason: str) -> ClusterError:
+    """The error for an answer that the Kubernetes API does not give."""
+    return ClusterError(
+        f"what answers at {server} is not the Kubernetes API: {reason}",
+        "check the server in the kubeconfig, and whether a proxy or a login page stands before it",
+    )
 
 
 def refusal(status: int, document: object, what: str) -> ApiRefusedError:

@@ -44,6 +44,7 @@ class Mirror(Generic[T]):
         self._version = 0
         """The resource version up to which it is whole; those of a cluster grow."""
         self._lock = threading.Condition()
+        self._is_started = False
         self._stopping = threading.Event()
         self.synced = threading.Event()
         """Set when everything has been read once."""
@@ -70,7 +71,11 @@ class Mirror(Generic[T]):
             return self._lock.wait_for(lambda: self._version >= version, patience_s)
 
     def start(self) -> None:
-        """Read and watch in a thread of its own."""
+        """Read and watch in a thread of its own. Called again, from whatever thread, it changes nothing."""
+        with self._lock:
+            if self._is_started:
+                return
+            self._is_started = True
         threading.Thread(target=self._keep, name=f"mirror of {self._kind.plural}", daemon=True).start()
 
     def stop(self) -> None:

@@ -7,7 +7,6 @@ server sends them, with the fields that this release does not know.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote
 
-from cgpu.adapters.kube_answers import ApiRefusedError, refusal, unreachable
+from cgpu.adapters.kube_answers import ApiRefusedError, document_of, foreign, refusal, unreachable
 from cgpu.adapters.kube_connection import choose_access, open_client
 from cgpu.errors import ClusterError
 
@@ -112,6 +111,10 @@ class ObjectClient:
         while True:
             params = {"fieldSelector": fields, "labelSelector": labels, "limit": str(_PAGE), "continue": token}
             page = self._ask("GET", kind.at(namespace), f"list {kind.plural}", params)
+            self._object(page, "a list has no version", "resourceVersion")
+            items = page.get("items") or []
+            for item in items if isinstance(items, list) else [items]:
+                self._object(item, "a list has an object without a name", "name")
             yield page
             token = page["metadata"].get("continue", "")
             if not token:
@@ -140,12 +143,33 @@ class ObjectClient:
         with self._sent("GET", kind.at(namespace), what, params, timeout=timeout, stream=True) as response:
             try:
                 for line in response.iter_lines():
-                    event = json.loads(line)
-                    if event["type"] == "ERROR":
-                        raise _watch_error(event["object"], what)
-                    yield event["type"], event["object"]
+                    change, item = self._event(line)
+                    if change == "ERROR":
+                        raise _watch_error(item, what)
+                    yield change, item
             except (httpx2.RequestError, httpx2.StreamError, ValueError) as error:
                 raise unreachable(str(self._client.base_url), str(error)) from error
+
+    def _event(self, line: str) -> tuple[str, Object]:
+        event = document_of(line)
+        change, item = (event.get("type"), event.get("object")) if isinstance(event, dict) else (None, None)
+        if not isinstance(change, str) or not isinstance(item, dict):
+            raise self._foreign("a watch tells what is no change of an object")
+        if change == "ERROR":
+            return change, item
+        names = ("resourceVersion",) if change == "BOOKMARK" else ("resourceVersion", "name")
+        return change, self._object(item, f"a watch tells of an object without {' and '.join(names)}", *names)
+
+    def _object(self, document: object, reason: str, *names: str) -> Object:
+        """Raises ClusterError unless it is an object whose metadata have texts of these names."""
+        metadata = document.get("metadata") if isinstance(document, dict) else None
+        if not isinstance(metadata, dict) or not all(isinstance(metadata.get(name), str) for name in names):
+            raise self._foreign(reason)
+        assert isinstance(document, dict)
+        return document
+
+    def _foreign(self, reason: str) -> ClusterError:
+        return foreign(str(self._client.base_url), reason)
 
     def create(self, kind: Kind, document: Mapping[str, Any], namespace: str = "", *, dry_run: bool = False) -> Object:
         """Create; what the server made of it."""
@@ -191,8 +215,8 @@ class ObjectClient:
         headers: Mapping[str, str] | None = None,
     ) -> Object:
         with self._sent(method, path, what, params or {}, body=body, headers=headers) as response:
-            document: Object = response.json()
-        return document
+            kind = response.headers.get("Content-Type", "of no type")
+            return self._object(document_of(response.content), f"its answer is no object, but {kind}")
 
     @contextlib.contextmanager
     def _sent(
@@ -228,15 +252,12 @@ def micro_time() -> str:
 
 
 def _refused(response: httpx2.Response, what: str) -> ClusterError:
-    try:
-        document = json.loads(response.read())
-    except (ValueError, RecursionError):
-        document = None
-    error = refusal(response.status_code, document, what)
+    error = refusal(response.status_code, document_of(response.read()), what)
     return ExpiredError(str(error)) if response.status_code == HTTPStatus.GONE else error
 
 
 def _watch_error(status: Mapping[str, Any], what: str) -> ClusterError:
-    code = int(status.get("code", HTTPStatus.INTERNAL_SERVER_ERROR))
+    told = status.get("code")
+    code = told if isinstance(told, int) else HTTPStatus.INTERNAL_SERVER_ERROR
     error = refusal(code, status, what)
     return ExpiredError(str(error)) if code == HTTPStatus.GONE else error

@@ -50,6 +50,7 @@ _LOG: Final = logging.getLogger(__name__)
 BODY_BYTES_MAX: Final = 64 * 1024
 CONTAINER_BYTES_MAX: Final = 1024 * 1024  # the state of a container repeats its annotations
 _INTEGER: Final = re.compile(r"-?[0-9]{1,18}")
+_UNKNOWN_PROBLEM: Final = "its C library or its architecture is another"  # of a hook that does not tell more
 PATH: Final = "cgpu.path"  # key of the path as our server got it: a name may have a slash, which stands there as %2F
 PEER: Final = "cgpu.peer"  # key of the WSGI environment under which the server puts a Peer
 
@@ -240,8 +241,9 @@ class Api:
         return Answer(HTTPStatus.NO_CONTENT)
 
     def _attach(self, request: Request) -> Answer:
-        loads_shim = request.body.get("loads_shim", True)
-        record = self._state.attach(request.name, request.body["pid"], request.peer.pid, loads_shim=loads_shim)
+        body = request.body
+        problem = "" if body.get("loads_shim", True) else body.get("shim_problem") or _UNKNOWN_PROBLEM
+        record = self._state.attach(request.name, body["pid"], request.peer.pid, shim_problem=problem)
         return Answer(HTTPStatus.OK, self._views.tenant(record))
 
     def _ending(self, request: Request) -> Answer:

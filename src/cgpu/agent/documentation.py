@@ -101,6 +101,7 @@ ATTACH: Final[Schema] = {
             **_BOOLEAN,
             "description": "false: refused unless the driver holds it; true where it is missing",
         },
+        "shim_problem": {"type": "string", "description": "where loads_shim is false, why; a part of the refusal"},
     },
     "required": ["pid"],
     "additionalProperties": True,

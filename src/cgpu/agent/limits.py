@@ -66,29 +66,19 @@ class DriverLimits:
         driver = any(self._can(gpu) for gpu in gpus)
         return (MemoryLayer.DRIVER, MemoryLayer.SHIM) if driver else (MemoryLayer.SHIM,)
 
-    def plan(self, tenant: Tenant, gpus: Iterable[Gpu], *, attached: bool = False) -> Tenant:
+    def plan(self, tenant: Tenant, gpus: Iterable[Gpu], *, attached: bool = False, shim_problem: str = "") -> Tenant:
         """The tenant with the strongest layer that it can have.
 
-        ``gpus`` are its cards. A container that is not yet attached will have a cgroup.
-        Raises LayerError where that is weaker than what it requires.
+        ``gpus`` are its cards. A container that is not yet attached will have a cgroup. ``shim_problem`` is why its
+        programs cannot load the shim, "" where they can.
+        Raises LayerError where that is weaker than what it requires, or nothing would hold it.
         """
         awaits = is_container(tenant) or is_claims(tenant.id, tenant.container)
         has_cgroup = tenant.cgroup != "" or (awaits and not attached)
         unable = next((gpu for gpu in gpus if not self._can(gpu)), None)
         layer = MemoryLayer.DRIVER if has_cgroup and unable is None else MemoryLayer.SHIM
-        if tenant.require_layer is MemoryLayer.DRIVER and layer is not MemoryLayer.DRIVER:
-            cause = (
-                f"GPU {unable.index} ({unable.uuid}, driver {unable.driver_version}) has no memory limits of the driver"
-                if unable is not None
-                else "it has no cgroup of its own"
-            )
-            remedy = "the driver layer needs driver r615 or later, cgroup v2, root's agent, and a cgroup for the tenant"
-            if cdi_name_of(tenant.id, tenant.container):
-                cause += "; a CDI device is any number of containers'"
-                remedy = "use cgpu-runtime with CGPU_REQUIRE_LAYER=driver: there each container is a tenant"
-            raise LayerError(
-                f"tenant {tenant.name!r} requires the memory layer driver, and gets {layer}: {cause}", remedy
-            )
+        if layer is not MemoryLayer.DRIVER and (shim_problem or tenant.require_layer is MemoryLayer.DRIVER):
+            raise _too_weak(tenant, layer, unable, shim_problem)
         return replace(tenant, memory_layer=layer)
 
     def apply(self, wanted: Mapping[Limit, Bounds], gpus: Mapping[str, Gpu], *, again: bool = True) -> None:
@@ -139,3 +129,24 @@ class DriverLimits:
             folder = self._cgroups.folder(self._cgroups.of(os.getpid())) or self._cgroups.folder("/")
             self._able[gpu.uuid] = folder is not None and not gpu.mig and self._node.limits_memory(gpu, folder)
         return self._able[gpu.uuid]
+
+
+def _too_weak(tenant: Tenant, layer: MemoryLayer, unable: Gpu | None, shim_problem: str) -> LayerError:
+    """``unable`` is a card without limits, None where it is for the lack of a cgroup."""
+    cause = (
+        f"GPU {unable.index} ({unable.uuid}, driver {unable.driver_version}) has no memory limits of the driver"
+        if unable is not None
+        else "it has no cgroup of its own"
+    )
+    needed = "driver r615 or later, cgroup v2, root's agent, and a cgroup for the tenant"
+    if shim_problem:
+        return LayerError(
+            f"the shim cannot be loaded in the image of {tenant.name!r}, and the driver does not hold it either:"
+            f" {shim_problem}; {cause}",
+            f"use an image with glibc, or the driver layer: it needs {needed}",
+        )
+    remedy = f"the driver layer needs {needed}"
+    if cdi_name_of(tenant.id, tenant.container):
+        cause += "; a CDI device is any number of containers'"
+        remedy = "use cgpu-runtime with CGPU_REQUIRE_LAYER=driver: there each container is a tenant"
+    return LayerError(f"tenant {tenant.name!r} requires the memory layer driver, and gets {layer}: {cause}", remedy)

@@ -7,8 +7,9 @@ has ended is removed.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -18,8 +19,8 @@ from cgpu.agent.rounds import Group
 from cgpu.agent.state import NodeState
 from cgpu.agent.stillness import Stillness
 from cgpu.agent.survey import Survey
-from cgpu.errors import CgpuError
-from cgpu.model.tenant import Gpu, Policy
+from cgpu.errors import CgpuError, RegionError
+from cgpu.model.tenant import Gpu, Policy, Tenant
 
 _LOG: Final = logging.getLogger(__name__)
 _PERCENT: Final = 100
@@ -183,7 +184,7 @@ class Reconciler:
 
     def _write_memory(self, gpu: Gpu, tenant_id: str, survey: Survey) -> None:
         writer = self._state.regions.writer(tenant_id)
-        if writer is None:
+        if writer is None or tenant_id not in survey.readings:
             return
         attributed = survey.on(tenant_id, gpu.uuid)
         rows = survey.readings[tenant_id].grants.gpus
@@ -201,18 +202,23 @@ class Reconciler:
             if gpu.uuid in cards and self._on_card.get(gpu.uuid) and self._state.policy_in_force(gpu) is Policy.NATIVE
         }
         for record in self._state.records():
-            tenant_id = record.tenant.id
-            writer = self._state.regions.writer(tenant_id)
-            for row, share in enumerate(record.tenant.shares):
-                if writer is None or share.gpu_uuid not in cards:
-                    continue
-                key = (tenant_id, share.gpu_uuid)
-                percent = self._utilisation(key, writer.busy_ns(row), now_ns)
-                if by_process.get(share.gpu_uuid):
-                    pids = self._on_card[share.gpu_uuid].get(tenant_id, ())
-                    percent = min(_PERCENT, sum(by_process[share.gpu_uuid].get(pid, 0) for pid in pids))
-                    self._busy[key].percent = percent
-                writer.set_utilisation(row, percent)
+            with contextlib.suppress(RegionError):  # of grants that somebody has cut short: the look tells
+                self._tell_tenant(record.tenant, now_ns, cards, by_process)
+
+    def _tell_tenant(
+        self, tenant: Tenant, now_ns: int, cards: Collection[str], by_process: Mapping[str, Mapping[int, int]]
+    ) -> None:
+        writer = self._state.regions.writer(tenant.id)
+        for row, share in enumerate(tenant.shares):
+            if writer is None or share.gpu_uuid not in cards:
+                continue
+            key = (tenant.id, share.gpu_uuid)
+            percent = self._utilisation(key, writer.busy_ns(row), now_ns)
+            if by_process.get(share.gpu_uuid):
+                pids = self._on_card[share.gpu_uuid].get(tenant.id, ())
+                percent = min(_PERCENT, sum(by_process[share.gpu_uuid].get(pid, 0) for pid in pids))
+                self._busy[key].percent = percent
+            writer.set_utilisation(row, percent)
 
     def _utilisation(self, key: tuple[str, str], busy_ns: int, now_ns: int) -> int:
         last = self._busy.get(key)

@@ -8,6 +8,7 @@ effect may be repeated.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -186,19 +187,18 @@ class NodeState:
             return self._surveyor.glance(self._subjects(), cards)
 
     def _subjects(self) -> tuple[Subject, ...]:
-        """All tenants whose regions are open; the same tuple as long as these are the same."""
+        """All tenants; the same tuple as long as they and their open regions are the same."""
         key = self._document.records, self.regions.changes
         if self._known_subjects is None or self._known_subjects[0] is not key[0] or self._known_subjects[1] != key[1]:
             subjects = (
                 Subject(
                     id=tenant_id,
                     cgroups=record.cgroups,
-                    region=reader.folder,
-                    reader=reader,
+                    region=self.region(tenant_id),
+                    reader=self.regions.reader(tenant_id),
                     gpu_uuids=tuple(share.gpu_uuid for share in record.tenant.shares),
                 )
                 for tenant_id, record in self._document.records.items()
-                if (reader := self.regions.reader(tenant_id)) is not None
             )
             self._known_subjects = *key, tuple(subjects)
         return self._known_subjects[2]
@@ -279,21 +279,23 @@ class NodeState:
             self._step("set:done")
             return record_now
 
-    def attach(self, tenant_id: str, host_pid: int, caller_pid: int, *, loads_shim: bool = True) -> Record:
+    def attach(self, tenant_id: str, host_pid: int, caller_pid: int, *, shim_problem: str = "") -> Record:
         """A container's first process is there and waits to begin. Repeating it is no error.
 
-        ``caller_pid`` is a process outside the container; without ``loads_shim`` the driver has to hold it. Raises
-        RefusedError for another's process, LayerError and DriverError where its quota cannot be enforced as promised.
+        ``caller_pid`` is a process outside the container; with a ``shim_problem``, why its programs cannot load the
+        shim, the driver has to hold it. Raises RefusedError for another's process, LayerError and DriverError where
+        its quota cannot be enforced as promised.
         """
         with self.lock:
             record = self.record(tenant_id)
             process = process_of_container(record, host_pid, self.records(), self.processes, self._cgroups)
             cgroup = cgroup_of_container(record, host_pid, (os.getpid(), caller_pid), self.records(), self._cgroups)
-            tenant = self._planned(replace(record.tenant, cgroup=cgroup), attached=True)
+            tenant = self._planned(replace(record.tenant, cgroup=cgroup), attached=True, shim_problem=shim_problem)
             if is_container(tenant):
                 record_now = Record(tenant, None if record.root is None else process)
             else:
-                member = Member(process, cgroup if tenant.memory_layer is MemoryLayer.DRIVER else "", loads_shim)
+                held_at = cgroup if tenant.memory_layer is MemoryLayer.DRIVER else ""
+                member = Member(process, held_at, loads_shim=not shim_problem)
                 record_now = joined(record, member, self.processes, self._cgroups)
             records = held({**self._document.records, tenant_id: record_now})
             self._step("attach:decided")
@@ -457,9 +459,9 @@ class NodeState:
             return tenant  # the caller of a container is its runtime
         return replace(tenant, cgroup=self._cgroups.plan_leaf(tenant.id, caller.process.host_pid))
 
-    def _planned(self, tenant: Tenant, *, attached: bool = False) -> Tenant:
+    def _planned(self, tenant: Tenant, *, attached: bool = False, shim_problem: str = "") -> Tenant:
         gpus = [self._gpus[share.gpu_uuid] for share in tenant.shares if share.gpu_uuid in self._gpus]
-        return self.limits.plan(tenant, gpus, attached=attached)
+        return self.limits.plan(tenant, gpus, attached=attached, shim_problem=shim_problem)
 
     def _runs(self, process: ProcessRef) -> bool:
         return self.processes.start_ticks(process.host_pid) == process.start_ticks
@@ -536,7 +538,8 @@ class NodeState:
             self._in_force[uuid] = self.policy_in_force(gpu)
         for record in self._document.records.values():
             if any(share.gpu_uuid in touched for share in record.tenant.shares):
-                self._refresh_tenant(record.tenant)
+                with contextlib.suppress(RegionError):  # who has spoilt its region is not told, all others are
+                    self._refresh_tenant(record.tenant)
 
     def _refresh_changed(self, tenant: Tenant) -> None:
         """After a change of one tenant: its neighbours are told only where the card's policy changes by it."""

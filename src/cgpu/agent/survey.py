@@ -31,7 +31,7 @@ class Subject:
     id: str
     cgroups: tuple[str, ...]
     region: Path
-    reader: RegionReader
+    reader: RegionReader | None  # None: damaged when this agent found it; whose a process is, other things tell
     gpu_uuids: tuple[str, ...]  # by row
 
 
@@ -81,7 +81,9 @@ class _Prepared:
         return cls(
             subjects,
             tuple((subject.id, subject.cgroups) for subject in chosen),
-            RegionList(RegionFiles(*row.reader.descriptors(), len(row.gpu_uuids)) for row in chosen),
+            RegionList(
+                RegionFiles(*row.reader.descriptors(), len(row.gpu_uuids)) for row in chosen if row.reader is not None
+            ),
         )
 
 
@@ -174,11 +176,11 @@ class Surveyor:
                 cgroups=subject.cgroups,
                 region=str(subject.region),
                 row=row,
-                slots=readings[subject.id].usage.slots,
-                unstable=_moved(subject.reader, readings[subject.id].usage, row),
+                slots=reading.usage.slots if reading else (),
+                unstable=_moved(subject.reader, reading.usage, row) if subject.reader and reading else frozenset(),
             )
             for subject in subjects
-            if subject.id in readings
+            for reading in (readings.get(subject.id),)
             for row, uuid in enumerate(subject.gpu_uuids)
             if uuid == gpu.uuid
         ]
@@ -226,6 +228,8 @@ def _read_all(subjects: tuple[Subject, ...]) -> tuple[dict[str, Reading], dict[s
     readings: dict[str, Reading] = {}
     damaged: dict[str, str] = {}
     for subject in subjects:
+        if subject.reader is None:
+            continue
         try:
             grants = subject.reader.grants()
         except RegionError as error:

@@ -70,8 +70,6 @@ class QuotaKeeper:
         self._now = now
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._claims: Mirror[Held] = Mirror(api, CLAIMS, self._held)
-        self._starting = threading.Lock()
-        self._is_started = False
 
     def stop(self) -> None:
         """Follow the claims no longer."""
@@ -130,10 +128,7 @@ class QuotaKeeper:
 
     def _copied(self, namespace: str) -> _View | None:
         """By the copy of the claims; None where it will not do."""
-        with self._starting:
-            if not self._is_started:  # most clusters have no quota, and need no copy
-                self._claims.start()
-                self._is_started = True
+        self._claims.start()  # no sooner: most clusters have no quota, and need no copy
         if not self._claims.synced.is_set():
             return None
         stored = _Reservations(self._api, self._own_namespace, namespace)

@@ -110,7 +110,6 @@ class TemplateCollector:
         self._stopping = threading.Event()
         # Not listed each time: in a large cluster that would be some hundred megabytes a minute.
         self._pods = Mirror(api, PODS, lambda pod: named_templates(pod) or None, fields=_LIVING)
-        self._is_started = False
 
     def run(self) -> None:
         """A round a minute until ``stop``. What fails is tried again in the next one."""
@@ -149,9 +148,7 @@ class TemplateCollector:
 
     def _follow(self) -> threading.Event:
         """Set when the pods have been read."""
-        if not self._is_started:
-            self._pods.start()
-            self._is_started = True
+        self._pods.start()
         return self._pods.synced
 
     def _sizes_mib(self) -> list[int]:

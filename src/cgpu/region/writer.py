@@ -87,10 +87,15 @@ def remove_region(folder: Path, step: Callable[[str], None] = lambda _: None) ->
 
 
 class GrantsWriter:
-    """The agent's hand on the grants file of one tenant. One writer per tenant at a time."""
+    """The agent's hand on the grants file of one tenant. One writer per tenant at a time.
+
+    Every method but ``close`` raises RegionError where the file has been cut short: touching what is mapped of it would
+    end this process.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Map the grants file. Raises RegionError when the region is not usable."""
+        self._folder = folder
         RegionReader(folder).close()  # refuses what is foreign, truncated or of another version
         try:
             descriptor = os.open(folder / GRANTS, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -146,6 +151,9 @@ class GrantsWriter:
     def _open(self) -> layout.Grants:
         if self._grants is None:
             raise RegionError("the region's writer is closed")
+        actual, whole = self._map.size(), ctypes.sizeof(layout.Grants)
+        if actual < whole:
+            raise RegionError(f"region {self._folder}/{GRANTS}: truncated ({actual} of {whole} bytes)")
         return self._grants
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import yaml
 
-from cgpu.k8s.webhook_access import access
 from cgpu.k8s.webhook_configuration import Service, configurations
 from tests.e2e.conftest import needed
 from tests.e2e.kube import programs
@@ -53,15 +52,6 @@ def test_the_webhooks_are_those_of_the_code():
     found = rendered()
     for document in configurations(Service(NAMESPACE)):
         assert found[document["kind"], document["metadata"]["name"]]["webhooks"] == document["webhooks"]
-
-
-@pytest.mark.parametrize(("setting", "secret"), [("false", "cgpu-webhook-certificate"), ("true", "")])
-def test_the_webhooks_rights_are_those_of_the_code(setting: str, secret: str):
-    found = rendered(f"webhook.certManager.enabled={setting}")
-    for document in access(Service(NAMESPACE), secret):
-        same = found[document["kind"], document["metadata"]["name"]]
-        for part in ("rules", "roleRef", "subjects"):
-            assert same.get(part) == document.get(part)
 
 
 def test_nothing_but_the_agent_is_privileged():

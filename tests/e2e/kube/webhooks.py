@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 
 import yaml
 
-from cgpu.k8s.webhook_access import access
+from cgpu.k8s.chart import Chart, Release
 from cgpu.k8s.webhook_configuration import Service, configurations
 from tests.e2e.host import Process, eventually
 from tests.e2e.kube.control_plane import ControlPlane
@@ -35,6 +35,7 @@ table ip webhooks {{
   }}
 }}
 """
+_RIGHTS: Final = 4  # a role and its binding, in the cluster and in the webhook's namespace
 _CLASS: Final = {
     "apiVersion": "resource.k8s.io/v1",
     "kind": "DeviceClass",
@@ -57,7 +58,7 @@ class Webhooks:
         account = f"system:serviceaccount:{NAMESPACE}:{service.account}"
         self._kubeconfig = plane.pki.kubeconfig("webhook", plane.server, account)
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
-        self.apply(namespace, *access(service), _CLASS, *configurations(service))
+        self.apply(namespace, *_rights(service), _CLASS, *configurations(service))
         for binding in ("clusterrolebinding", f"rolebinding --namespace={NAMESPACE}"):
             # The certificate that stands for the service account's token names a user.
             kind, *rest = binding.split()
@@ -120,3 +121,11 @@ class Webhooks:
     def apply(self, *documents: Any) -> str:
         """Apply documents as the administrator; what kubectl says, warnings included."""
         return self.control_plane.kubectl("apply", "--filename=-", text_in=yaml.safe_dump_all(documents))
+
+
+def _rights(service: Service) -> list[Any]:
+    """What the chart gives the webhook's service account: roles and their bindings."""
+    manifests = Chart().render(Release("cgpu", service.namespace), {})
+    found = [one.text for one in manifests if one.name == service.account and "Role" in one.kind]
+    assert len(found) == _RIGHTS
+    return [yaml.safe_load(text) for text in found]

@@ -310,6 +310,10 @@ def test_a_container_attaches_with_its_state_and_ends(world: World, call: Call):
         status, attached = call("POST", "/v1/tenants/oci-c1/attach", state)
         assert (status, attached["cgroup"]) == (200, "/docker/c1")
     assert call("POST", "/v1/tenants/oci-c1/attach", {"pid": 71})[1]["code"] == "refused"
+    for told, cause in (({"shim_problem": "it is musl"}, "it is musl"), ({}, "its C library or its architecture")):
+        status, refused = call("POST", "/v1/tenants/oci-c1/attach", {"pid": 70, "loads_shim": False, **told})
+        assert (status, refused["code"]) == (409, "layer")
+        assert cause in refused["message"]
     assert call("POST", "/v1/tenants/oci-c1/ending", peer=STRANGER)[0] == 403
     del world.host.table[70]
     assert call("POST", "/v1/tenants/oci-c1/ending") == (204, None)

@@ -43,11 +43,11 @@ def claim(tenant_id: str) -> Tenant:
 
 
 def join(
-    world: World, state: NodeState, pid: int, cgroup: str, *, name: str = "k8s-a-0", loads_shim: bool = True
+    world: World, state: NodeState, pid: int, cgroup: str, *, name: str = "k8s-a-0", shim_problem: str = ""
 ) -> MemoryLayer:
     """A container's first process waits to begin; the layer that the tenant has then."""
     world.host.spawn(pid, pid=1, cgroup=cgroup)
-    return state.attach(name, pid, HOOK, loads_shim=loads_shim).tenant.memory_layer
+    return state.attach(name, pid, HOOK, shim_problem=shim_problem).tenant.memory_layer
 
 
 def end(world: World, state: NodeState, *pids: int) -> None:
@@ -104,7 +104,7 @@ def test_a_pod_with_two_claims_is_nobodys_and_becomes_one_tenants_again(world: W
 
 
 def test_without_the_shim_a_container_is_refused_where_the_driver_would_not_hold_it(world: World, state: NodeState):
-    assert join(world, state, 71, f"{POD}/x", loads_shim=False) is MemoryLayer.DRIVER
+    assert join(world, state, 71, f"{POD}/x", shim_problem="it is musl") is MemoryLayer.DRIVER
     with pytest.raises(LayerError, match="cannot load the shim"):
         join(world, state, 72, "/kubepods/pod2/y")
     assert set(limits(world)) == {f"{POD}/x"}
@@ -118,8 +118,8 @@ def test_without_the_shim_a_container_is_refused_where_the_driver_would_not_hold
 def test_without_a_cgroup_of_its_own_only_the_shim_holds_it(world: World, state: NodeState, cgroup: str):
     assert join(world, state, 71, cgroup) is MemoryLayer.SHIM
     assert limits(world) == {}
-    with pytest.raises(LayerError):
-        join(world, state, 72, cgroup, loads_shim=False)
+    with pytest.raises(LayerError, match="it is musl; it has no cgroup of its own"):
+        join(world, state, 72, cgroup, shim_problem="it is musl")
 
 
 def test_an_older_driver_has_no_limits_to_set(world: World):

@@ -208,6 +208,34 @@ def test_a_process_tree_in_a_leaf_has_limits_from_its_beginning_to_its_end(world
     assert world.host.leaves == set()
 
 
+@pytest.mark.parametrize(
+    ("lacking", "said"),
+    [("driver", r"GPU 0 \(.*, driver .*\) has no memory limits of the driver"), ("cgroup", "no cgroup of its own")],
+)
+@pytest.mark.parametrize("required", [None, MemoryLayer.SHIM])
+def test_a_container_without_the_shim_is_refused_where_the_driver_does_not_hold_it(
+    world: World, lacking: str, said: str, required: MemoryLayer | None
+):
+    world.node.has_limits = lacking != "driver"
+    state = world.recovered()
+    record = state.create(container(require_layer=required), world.caller(RUNTIME))
+    world.host.spawn(INIT, pid=1, cgroup="/" if lacking == "cgroup" else "/docker/c1")
+    with pytest.raises(LayerError, match=f"'oci-c1', and the driver .*: its C library is musl; .*{said}") as told:
+        state.attach("oci-c1", INIT, HOOK, shim_problem="its C library is musl")
+    assert "use an image with glibc" in told.value.remedy
+    assert state.records() == (record,)  # it is still its runtime's, and ends with that
+    del world.host.table[INIT], world.host.table[RUNTIME]
+    assert world.tick(world.reconciler(state)).tenants_left == 0
+
+
+def test_a_container_without_the_shim_that_the_driver_holds_may_start(world: World, state: NodeState):
+    state.create(container(), world.caller(RUNTIME))
+    world.host.spawn(INIT, pid=1, cgroup="/docker/c1")
+    record = state.attach("oci-c1", INIT, HOOK, shim_problem="its C library is musl")
+    assert record.tenant.memory_layer is MemoryLayer.DRIVER
+    assert world.node.limits == {LIMIT: (2 * GIB, 2 * GIB)}
+
+
 @pytest.mark.parametrize("lacking", ["driver", "cgroup"])
 def test_a_required_layer_is_never_replaced_by_a_weaker_one(world: World, lacking: str):
     world.node.has_limits = lacking != "driver"

@@ -11,7 +11,8 @@ from cgpu.agent.reconcile import Reconciler
 from cgpu.agent.state import NodeState
 from cgpu.agent.stillness import LOOK_NS
 from cgpu.agent.survey import Survey
-from cgpu.errors import DriverError
+from cgpu.agent.wishes import ShareChange
+from cgpu.errors import DriverError, RegionError
 from cgpu.model.account import Counters
 from cgpu.model.region_files import GRANTS
 from cgpu.model.tenant import GpuPolicy, Policy, ProcessUsage
@@ -309,6 +310,35 @@ def test_a_truncated_region_harms_its_own_tenant_only(
     world.tick(reconciler)
     assert row(state).overhead_bytes == 150 * MIB
     assert "truncated" in state.survey().damaged["b"]
+
+
+def test_damaged_grants_leave_what_the_card_holds_with_their_tenant(
+    world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess
+):
+    world.host.table[50].variables["CGPU_REGION"] = str(state.region("a"))
+    on_card(world, GIB)
+    (state.region("a") / GRANTS).write_bytes(b"")
+    world.tick(reconciler)
+    survey = state.survey()
+    assert "truncated" in survey.damaged["a"]
+    assert survey.on("a", CARD).truth_bytes == GIB
+    assert survey.foreign_bytes(CARD) == world.node.reserved_bytes
+
+
+def test_grants_that_are_cut_short_end_no_agent_and_keep_no_neighbour(
+    world: World, state: NodeState, reconciler: Reconciler
+):
+    state.create(tenant("b", GIB))
+    (state.region("b") / GRANTS).write_bytes(b"")
+    world.tick(reconciler)
+    state.set_policy(gpu(), GpuPolicy(Policy.NATIVE))
+    state.create(tenant("c", GIB))
+    world.node.utilisation = {50: 37}
+    world.tick(reconciler)
+    assert row(state, "c").policy == int(Policy.NATIVE)
+    with pytest.raises(RegionError, match="truncated"):
+        state.set_share("b", ShareChange(memory_bytes=2 * GIB))
+    assert state.remove("b")
 
 
 def test_nothing_is_reclaimed_while_the_card_does_not_answer(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from cgpu.adapters.nvml import GpuProcess
+from cgpu.agent.views import Views
 from cgpu.errors import RegionError, StateError
-from cgpu.model.region_files import GRANTS
+from cgpu.model.container import REGION
+from cgpu.model.region_files import GRANTS, USAGE
 from cgpu.model.tenant import GpuPolicy, Policy
 from cgpu.model.units import GIB, MIB
 from cgpu.region.reader import RegionReader
@@ -88,6 +92,40 @@ def test_a_damaged_region_is_a_fault_of_that_tenant_alone(world: World):
     assert again.fault("b") == ""
     assert {record.tenant.id for record in again.records()} == {"a", "b"}
     assert again.remove("a")
+
+
+@pytest.mark.parametrize("file", [GRANTS, USAGE])
+@pytest.mark.parametrize("known_by", ["cgroup", "mount", "variable"])
+def test_what_a_tenant_with_a_damaged_region_holds_is_still_its_own(world: World, file: str, known_by: str):
+    world.node.has_limits = world.host.has_v2 = True
+    state = world.recovered()
+    state.create(replace(tenant("oci-c1", 8 * GIB), container="c1"), world.caller(50))
+    init = world.host.spawn(60, pid=1, cgroup="/docker/c1" if known_by == "cgroup" else "/")
+    if known_by == "cgroup":
+        state.attach("oci-c1", 60, 50)
+    elif known_by == "mount":
+        init.mounted[REGION / GRANTS] = state.region("oci-c1") / GRANTS
+    elif known_by == "variable":
+        init.variables["CGPU_REGION"] = str(state.region("oci-c1"))
+    state.close()
+    (state.region("oci-c1") / file).write_bytes(b"x" * 400000)
+    world.node.listed[GPU_UUIDS[0]] = [GpuProcess(60, 7 * GIB), GpuProcess(99, GIB)]
+    world.host.spawn(99)
+    again = world.recovered()
+    assert "not a region file" in again.fault("oci-c1")
+    watched = world.tick(world.reconciler(again))
+    assert 60 in watched.host_pids
+    survey = again.survey()
+    assert survey.on("oci-c1", GPU_UUIDS[0]).truth_bytes == 7 * GIB
+    assert survey.foreign_bytes(GPU_UUIDS[0]) == GIB + world.node.reserved_bytes
+    again.create(tenant("b", 6 * GIB))  # what it holds does not count a second time beside its quota
+    document = Views(again, world.node, private=False, runtime_dir="").tenant(again.record("oci-c1"))
+    assert "not a region file" in document["fault"]
+    assert document["shares"][0]["used_bytes"] == 7 * GIB
+    assert [process["host_pid"] for process in document["shares"][0]["processes"]] == [60]
+    world.node.listed[GPU_UUIDS[0]].clear()
+    assert again.remove("oci-c1")
+    assert again.survey().foreign_bytes(GPU_UUIDS[0]) == world.node.reserved_bytes
 
 
 def test_a_gpu_that_is_gone_is_a_fault(world: World):

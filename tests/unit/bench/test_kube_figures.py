@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 from bench.kube import order
@@ -70,6 +71,16 @@ def test_what_is_written_down():
     values = document({"cpus": 2}, [ACK, CLAIMS])
     assert values["trials"][0]["latency_s"]["/pods"]["99"] == 0.05
     assert values["missed"] == []
+
+
+def test_what_is_not_known_is_null_and_said():
+    late = replace(ACK, batches=ACK.batches[:1], metrics=[metrics(60.0)])
+    trials = [late, replace(CLAIMS, batches=CLAIMS.batches[:1])]
+    written = json.loads(json.dumps(document({}, trials), allow_nan=False))
+    assert written["ack_beside_claims"] == {"mean": 1.0, "standard_error": None}
+    assert written["trials"][0]["latency_s"]["/pods"]["50"] is None
+    assert table(trials).endswith("batch by batch: 100.0% of the rate, one batch: no error known\n")
+    assert "| > 10000 ms, > 10000 ms |" in table(trials)
 
 
 def test_the_order_goes_forth_and_back():

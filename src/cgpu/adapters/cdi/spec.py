@@ -63,12 +63,13 @@ def edits(
     """What a device does to a container.
 
     ``program`` is cgpu-runtime. As a hook it makes the container's /etc a mount point, which the container's
-    root cannot rename; an edit cannot, since it does not know where the container's root is. For a claim of
-    Kubernetes it looks at the image, too: ``claim`` has the agent's socket and the tenant where the driver has
-    limits, and else nothing. ``nodes`` are the devices'.
+    root cannot rename; an edit cannot, since it does not know where the container's root is. It also looks whether
+    the image's programs can load the shim. ``claim`` is for a claim of Kubernetes, and has the agent's socket and
+    the tenant where the driver has limits, and else nothing; None: a device of ``cgpu cdi``, which no limit of the
+    driver's holds. ``nodes`` are the devices'.
     """
-    hooks = [] if claim is None else [_hook("createRuntime", program, "claim", *claim)]
-    hooks.append(_hook("createContainer", program, "pin-etc"))
+    image = _hook("createRuntime", program, *(("device",) if claim is None else ("claim", *claim)))
+    hooks = [image, _hook("createContainer", program, "pin-etc")]
     return {**plain_edits(mounts, environment, nodes), "hooks": hooks}
 
 
@@ -105,7 +106,7 @@ def written(name: str, content: bytes) -> Written:
         raise ValueError("it is not the specification of that device") from error
     if document.get("kind") != container.CDI_KIND:
         raise ValueError(f"its kind is not {container.CDI_KIND}")
-    return Written(region, (*mounts.values(), *programs))
+    return Written(region, (*mounts.values(), *dict.fromkeys(programs)))
 
 
 def simulated_environment(gpu_uuids: Iterable[str]) -> dict[str, str]:
