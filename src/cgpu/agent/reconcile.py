@@ -213,12 +213,14 @@ class Reconciler:
             if writer is None or share.gpu_uuid not in cards:
                 continue
             key = (tenant.id, share.gpu_uuid)
+            told = self._busy.get(key)
             percent = self._utilisation(key, writer.busy_ns(row), now_ns)
             if by_process.get(share.gpu_uuid):
                 pids = self._on_card[share.gpu_uuid].get(tenant.id, ())
                 percent = min(_PERCENT, sum(by_process[share.gpu_uuid].get(pid, 0) for pid in pids))
                 self._busy[key].percent = percent
-            writer.set_utilisation(row, percent)
+            if told is None or told.percent != percent:
+                writer.set_utilisation(row, percent)
 
     def _utilisation(self, key: tuple[str, str], busy_ns: int, now_ns: int) -> int:
         last = self._busy.get(key)
