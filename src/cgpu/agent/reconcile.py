@@ -65,6 +65,7 @@ class Reconciler:
         self._complained: set[tuple[str, str]] = set()
         self._doubted: set[str] = set()  # tenants whose regions have been at fault
         self._accounted_ns: int | None = None
+        self._worked = False  # somebody has got time of a card since
         self._asked_ns: int | None = None  # when all tenants were last asked whether they have ended
         self._lingering = False  # a tenant's first process has ended, others of it have not
 
@@ -121,9 +122,10 @@ class Reconciler:
 
     def _account(self, now_ns: int) -> None:
         last_ns = self._accounted_ns
-        if last_ns is None or now_ns - last_ns >= _ACCOUNT_NS or self._state.ledger.minute_turned():
+        is_due = last_ns is None or (self._worked and now_ns - last_ns >= _ACCOUNT_NS)
+        if is_due or self._state.ledger.minute_turned():
             self._state.account()
-            self._accounted_ns = now_ns
+            self._accounted_ns, self._worked = now_ns, False
 
     def _guard(self, what: str, action: Callable[[], None]) -> None:
         try:
@@ -145,10 +147,10 @@ class Reconciler:
     def _compare(self, now_ns: int, groups: Collection[Group]) -> None:
         """Look at those of the groups where something may have changed."""
         glances = {group: self._state.glance(group) for group in groups}
-        moving = self._still.moving(glances, now_ns)
-        if not moving:
+        chosen = self._still.to_look_at(glances, now_ns)
+        if not chosen:
             return
-        survey = self._state.survey(frozenset[str]().union(*moving))
+        survey = self._state.survey(frozenset[str]().union(*chosen))
         for tenant_id, what in survey.damaged.items():
             self._doubt(tenant_id, what)
         dead: dict[str, list[int]] = {}
@@ -165,7 +167,7 @@ class Reconciler:
             for tenant_id in tenants:
                 self._write_memory(gpu, tenant_id, survey)
             self._on_card[gpu.uuid] = {tenant_id: tuple(row.host_pids) for tenant_id, row in tenants.items()}
-        for group in moving:
+        for group in chosen:
             ending = any(uuid in survey.cards and survey.cards[uuid].unknown_ending for uuid in group)
             self._still.looked(group, glances[group], now_ns, ending=ending)
 
@@ -224,6 +226,7 @@ class Reconciler:
 
     def _utilisation(self, key: tuple[str, str], busy_ns: int, now_ns: int) -> int:
         last = self._busy.get(key)
+        self._worked |= last is None or last.busy_ns != busy_ns
         percent = 0
         if last is not None and now_ns > last.time_ns:
             percent = max(0, min(_PERCENT, (busy_ns - last.busy_ns) * _PERCENT // (now_ns - last.time_ns)))

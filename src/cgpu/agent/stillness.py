@@ -42,19 +42,19 @@ class Stillness:
         self._looked: dict[Group, _Looked] = {}
         self._moving: set[Group] = set()
         self.stirred: tuple[Group, ...] = ()
-        """Groups that were still until ``moving`` was asked last."""
+        """Groups that were still until ``to_look_at`` was asked last."""
 
     @property
     def rests(self) -> bool:
         """Whether nothing has changed anywhere of late."""
         return not self._moving
 
-    def moving(self, glances: Mapping[Group, Glance | None], now_ns: int) -> tuple[Group, ...]:
+    def to_look_at(self, glances: Mapping[Group, Glance | None], now_ns: int) -> tuple[Group, ...]:
         """Those of the groups where a look now may find something new. A glance of None: a card did not answer."""
-        found = tuple(group for group, glance in glances.items() if not self._is_still(group, glance, now_ns))
-        self.stirred = tuple(group for group in found if group in self._looked and group not in self._moving)
-        self._moving = self._moving.difference(glances).union(found)
-        return found
+        moving = {group for group, glance in glances.items() if not self._is_still(group, glance)}
+        self.stirred = tuple(group for group in moving if group in self._looked and group not in self._moving)
+        self._moving = self._moving.difference(glances).union(moving)
+        return tuple(group for group in glances if group in moving or self._is_due(group, now_ns))
 
     def looked(self, group: Group, glance: Glance | None, now_ns: int, *, ending: bool) -> None:
         """The group was looked at after that glance. ``ending``: what was found may change by itself."""
@@ -67,12 +67,14 @@ class Stillness:
         self._looked = {group: self._looked[group] for group in groups if group in self._looked}
         self._moving.intersection_update(groups)
 
-    def _is_still(self, group: Group, glance: Glance | None, now_ns: int) -> bool:
+    def _is_still(self, group: Group, glance: Glance | None) -> bool:
         last = self._looked.get(group)
         return (
             last is not None
             and glance is not None
             and glance == last.glance
             and last.last_ns - last.since_ns >= STEADY_NS
-            and now_ns - last.last_ns < LOOK_NS
         )
+
+    def _is_due(self, group: Group, now_ns: int) -> bool:
+        return now_ns - self._looked[group].last_ns >= LOOK_NS

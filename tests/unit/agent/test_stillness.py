@@ -15,7 +15,7 @@ def glance(words: bytes = b"") -> Glance:
 
 def look(still: Stillness, group: Group, seen: Glance | None, now_ns: int, *, ending: bool = False) -> bool:
     """Whether the group was looked at."""
-    if group not in still.moving({group: seen}, now_ns):
+    if group not in still.to_look_at({group: seen}, now_ns):
         return False
     still.looked(group, seen, now_ns, ending=ending)
     return True
@@ -39,11 +39,14 @@ def test_two_looks_that_far_enough_apart_find_the_same_are_enough():
     assert rests(still)
 
 
-def test_now_and_then_everything_is_looked_at():
+def test_now_and_then_everything_is_looked_at_and_rests_all_the_same():
     still = Stillness()
     times = range(0, 2 * LOOK_NS, STEADY_NS)
     looked = [now_ns for now_ns in times if look(still, CARD, glance(), now_ns)]
     assert looked == [0, STEADY_NS, STEADY_NS + LOOK_NS]
+    assert look(still, CARD, glance(), STEADY_NS + 2 * LOOK_NS)
+    assert rests(still)
+    assert stirred(still) == ()
 
 
 def test_whatever_changes_is_looked_at_until_it_has_lasted():
