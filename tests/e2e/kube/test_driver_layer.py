@@ -17,7 +17,7 @@ from tests.e2e.host import eventually
 from tests.e2e.kube import images
 from tests.e2e.kube.cluster import Cluster
 from tests.e2e.kube.conftest import MINOR, need_everything
-from tests.e2e.kube.installation import AGENT_NAMESPACE, VALUES, Installation, pod, template
+from tests.e2e.kube.installation import VALUES, Installation, pod, template
 
 NODE = "node-a"
 MUSL = "docker.io/local/musl:1"
@@ -128,7 +128,7 @@ def test_a_pod_that_is_never_restarted_starts_while_the_agent_is_replaced(limiti
     late["spec"]["initContainers"] = [{**late["spec"]["containers"][0], "name": "before", "command": ["sleep", "3"]}]
     limiting.apply(template("two", "2Gi"), late)
     eventually(lambda: limits(limiting), "the first container has its limit")
-    limiting.kubectl("delete", "pod", f"--namespace={AGENT_NAMESPACE}", limiting.agent_pod(NODE), "--wait=false")
+    is_replaced = limiting.replace_agent(NODE)
     limiting.wait_for("late", "Running")
-    limiting.roll_out("daemonset/cgpu-agent", AGENT_NAMESPACE)
+    eventually(is_replaced, "there is another agent")
     eventually(lambda: list(limits(limiting).values()) == [(0, 2 * GIB)], "the second has its limit")
