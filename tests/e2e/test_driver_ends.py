@@ -74,7 +74,7 @@ def started(node: Node, engine: Engine) -> None:
     """A container that has filled its slice and holds it."""
     result = engine.start("limited", HOLDS)
     assert result.returncode == 0, result.stderr
-    eventually(lambda: node.used_bytes() > 0, "the container has memory of the card")
+    eventually(node.is_filled, "the container has filled its slice of the card")
 
 
 def test_the_limit_is_on_its_own_cgroup(limits: Limits, host: Host, limited_node: Node, limited: Engine):
