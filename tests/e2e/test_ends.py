@@ -51,8 +51,7 @@ def test_its_first_process_is_killed(node: Node, engine: Engine):
 def test_what_watches_over_it_is_killed_first(node: Node, docker: Docker):
     started(node, docker)
     first = docker.pid("ends")
-    node.host.kill(node.host.parent_of(first))
-    node.host.kill(first)
+    node.host.kill(node.host.parent_of(first), first)
     eventually(node.nothing_left, "nothing is left")
     docker.remove("ends")
 
