@@ -175,7 +175,7 @@ def test_an_ordinary_user_is_told_to_be_root(root: Path):
     result = subprocess.run(
         ["setpriv", "--reuid=65534", "--clear-groups", *command("install")], text=True, capture_output=True, cwd="/"
     )
-    if "Permission denied" in result.stderr:
+    if "Permission denied" in result.stderr or "No module named cgpu" in result.stderr:
         pytest.skip("another user may not read this source tree")
     assert result.returncode == 3, result.stderr
     assert "use sudo" in result.stderr
