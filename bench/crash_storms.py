@@ -26,6 +26,8 @@ STOP_SECONDS: Final = 0.06
 LONG_STOP: Final = 20
 """Every so many stops one is long: longer than a call may take."""
 LOOK_SECONDS: Final = 0.1
+STOOD_STILL: Final = "The host stood still"
+"""In a result's note."""
 
 
 @dataclass
@@ -91,7 +93,7 @@ def storm(ground: Field, name: str, busy: Tenant | None = None) -> Iterator[tupl
     result.misses += [f"{who} has ended" for who, child in ground.survivors.items() if not child.alive]
     result.misses += [f"tenant {tenant.name} has ended" for tenant in ground.place.tenants if not tenant.alive]
     if seen.stalls:
-        result.note = f"{result.note} The host stood still {seen.stalls} times.".strip()
+        result.note = f"{result.note} {STOOD_STILL} {seen.stalls} times.".strip()
 
 
 def _rate(child: Child, seconds: float) -> float:

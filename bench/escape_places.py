@@ -43,6 +43,8 @@ QUOTA: Final = f"{QUOTA_BYTES // MIB}MiB"
 ASKED_BYTES: Final = 2560 * MIB
 SECONDS: Final = 60.0
 SETTLE_SECONDS: Final = 1.0
+HELD_SECONDS: Final = 10.0
+"""For so long at most the agent, which measures twice a second, may take to charge what has to be held."""
 """In which what is found may still be corrected: a descriptor's last close, an estimate of the agent's."""
 ENDED: Final = "ended, refused"
 
@@ -138,16 +140,16 @@ def attempt(place: Place, way: str, command: Sequence[str], asked_bytes: int, be
     running = place.start([word.format(**place.tools) for word in command])
     try:
         answer = running.answer()
-        charged, truth = settled(place)
+        charged, truth = settled(place, SETTLE_SECONDS if below else HELD_SECONDS)
     finally:
         running.end()
         eventually_empty(place)
     return Attempt(place.name, way, "", asked_bytes, answer, charged, truth, QUOTA_BYTES, below)
 
 
-def settled(place: Place) -> tuple[int, int]:
-    """The charge and the truth, looked at until they agree or a second is over."""
-    deadline = time.monotonic() + SETTLE_SECONDS
+def settled(place: Place, seconds: float = SETTLE_SECONDS) -> tuple[int, int]:
+    """The charge and the truth, looked at until they agree or the time is over."""
+    deadline = time.monotonic() + seconds
     while True:
         truth, charged = place.truth_bytes(), place.charged_bytes()
         if truth <= charged or time.monotonic() > deadline:

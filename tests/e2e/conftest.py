@@ -17,7 +17,9 @@ from tests.e2e.node import Node
 
 FOLDER: Final = Path(__file__).parent
 ENGINES: Final = ("docker", "podman", "containerd", "runc")
-TIMEOUT_S: Final = 120
+TIMEOUT_S: Final = 400
+"""More than what a test waits for one after the other, so that it says itself what did not happen."""
+
 SETTLE_S: Final = 20.0
 """Within which nothing may be left of a container: the agent looks twice a second."""
 

@@ -147,9 +147,9 @@ class Host:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(_child(process.pid), number)
 
-    def kill(self, pid: int) -> None:
-        """Kill a process by the pid that it has here."""
-        self.run("kill", "-KILL", str(pid), check=True)
+    def kill(self, *pids: int) -> None:
+        """Kill processes by the pids that they have here, one right after the other: an engine is as quick as that."""
+        self.run("kill", "-KILL", *map(str, pids), check=True)
 
     def parent_of(self, pid: int) -> int:
         """The parent of a process, both as they are called here."""

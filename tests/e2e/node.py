@@ -133,6 +133,10 @@ class Node:
         processes = [row for card in self.machine.status().cards for row in card.processes]
         return not self.tenants() and not regions and not processes
 
+    def is_filled(self) -> bool:
+        """Whether a tenant has been refused memory: what fills its slice has done so."""
+        return any(share["oom_count"] for row in self.tenants() for share in row["shares"])
+
     def used_bytes(self) -> int:
         """The memory that processes hold on the cards, by the cards themselves."""
         return sum(row.memory_bytes for card in self.machine.status().cards for row in card.processes)

@@ -17,7 +17,6 @@ from tests.e2e.node import Node, told
 from tests.e2e.wanted import Wanted
 
 HOLDS = Wanted(("sh", "-c", "sleep 1000 | /client/quota hold; sleep 1000"), {"CGPU_MEMORY": "9GiB"})
-NOTICED_S = 5.0
 
 
 @pytest.fixture
@@ -28,7 +27,7 @@ def cleared(node: Node, engine: Engine) -> Iterator[Engine]:
     try:
         eventually(lambda: node.used_bytes() > 0, "the container has memory of the card")
         shutil.rmtree(node.settings.runtime_dir)
-        eventually(node.answers, "the agent answers again", NOTICED_S)
+        eventually(node.answers, "the agent answers again", SETTLE_S)
         yield engine
     finally:
         engine.remove("cleared")

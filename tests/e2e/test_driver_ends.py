@@ -74,7 +74,7 @@ def started(node: Node, engine: Engine) -> None:
     """A container that has filled its slice and holds it."""
     result = engine.start("limited", HOLDS)
     assert result.returncode == 0, result.stderr
-    eventually(lambda: node.used_bytes() > 0, "the container has memory of the card")
+    eventually(node.is_filled, "the container has filled its slice of the card")
 
 
 def test_the_limit_is_on_its_own_cgroup(limits: Limits, host: Host, limited_node: Node, limited: Engine):
@@ -115,11 +115,12 @@ def test_its_first_process_is_killed(limits: Limits, host: Host, limited_node: N
 
 def test_what_watches_over_it_is_killed_first(limits: Limits, host: Host, limited_node: Node, limited_docker: Docker):
     started(limited_node, limited_docker)
-    first = limited_docker.pid("limited")
-    host.kill(host.parent_of(first))
-    host.kill(first)
-    eventually(lambda: limits.now() == {}, "no limit is left", SETTLE_S)
-    limited_docker.remove("limited")
+    try:
+        first = limited_docker.pid("limited")
+        host.kill(host.parent_of(first), first)
+        eventually(lambda: limits.now() == {}, "no limit is left", SETTLE_S)
+    finally:
+        limited_docker.remove("limited")
 
 
 def test_the_agent_is_killed_while_it_runs(limits: Limits, limited_node: Node, limited: Engine):
@@ -137,8 +138,10 @@ def test_the_agent_is_killed_while_it_runs(limits: Limits, limited_node: Node, l
 def test_it_ends_while_the_agent_is_dead(limits: Limits, limited_node: Node, limited: Engine):
     started(limited_node, limited)
     limited_node.kill_agent()
-    limited.remove("limited")
-    limited_node.start_agent()
+    try:
+        limited.remove("limited")
+    finally:
+        limited_node.start_agent()
 
 
 def test_its_first_process_ends_while_the_agent_is_dead(limits: Limits, host: Host, limited_node: Node, runc: Runc):

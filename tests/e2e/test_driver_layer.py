@@ -25,7 +25,7 @@ def new_driver(host: Host) -> Iterator[Node]:
     with Node(host, driver="615.10", name="cgpu-615") as made:
         yield made
         eventually(made.nothing_left, "nothing is left", SETTLE_S)
-        assert limits(host, made) == []
+        eventually(lambda: limits(host, made) == [], "no limit is left", SETTLE_S)
 
 
 def limits(host: Host, node: Node) -> list[int]:

@@ -16,7 +16,7 @@ def started(node: Node, engine: Engine) -> None:
     """A container that has filled its slice and holds it."""
     result = engine.start("ends", HOLDS)
     assert result.returncode == 0, result.stderr
-    eventually(lambda: node.used_bytes() > 0, "the container has memory of the card")
+    eventually(node.is_filled, "the container has filled its slice of the card")
     assert len(node.tenants()) == 1
 
 
@@ -51,8 +51,7 @@ def test_its_first_process_is_killed(node: Node, engine: Engine):
 def test_what_watches_over_it_is_killed_first(node: Node, docker: Docker):
     started(node, docker)
     first = docker.pid("ends")
-    node.host.kill(node.host.parent_of(first))
-    node.host.kill(first)
+    node.host.kill(node.host.parent_of(first), first)
     eventually(node.nothing_left, "nothing is left")
     docker.remove("ends")
 

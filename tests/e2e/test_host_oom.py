@@ -40,5 +40,6 @@ def test_the_kernel_kills_its_first_process(limiting_node: Node, limiting_engine
     assert limiting_engine.execute("grows", "touch", "/tmp/go").returncode == 0
     eventually(limiting_node.nothing_left, "nothing is left", SETTLE_S)
     if isinstance(limiting_engine, Docker):
-        assert limiting_engine.inspect("grows", "{{.State.OOMKilled}} {{.State.ExitCode}}") == "true 137"
+        state = "{{.State.OOMKilled}} {{.State.ExitCode}}"
+        eventually(lambda: limiting_engine.inspect("grows", state) == "true 137", "dockerd has heard of it")
     assert limiting_engine.remove("grows").returncode == 0

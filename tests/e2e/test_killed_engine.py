@@ -58,7 +58,7 @@ def started(node: Node, docker: Docker) -> None:
     """A container that has filled its slice and holds it."""
     result = docker.start("holds", HOLDS)
     assert result.returncode == 0, result.stderr
-    eventually(lambda: node.used_bytes() > 0, "the container has memory of the card")
+    eventually(node.is_filled, "the container has filled its slice of the card")
 
 
 def test_with_live_restore_its_containers_go_on(node: Node, going_on: Docker):

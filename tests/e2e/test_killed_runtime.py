@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 import statistics
+import subprocess
 import time
 
 import pytest
@@ -16,8 +17,10 @@ from tests.e2e.node import Node
 from tests.e2e.wanted import Wanted
 
 KILLS = 50
-GONE_S = 2.0
-"""Within which the agent has noticed: it looks at least every 0.4 s, and the machine may be busy."""
+LONGER = 1.05
+"""The moments are spread over the length of a create, which follows the machine's speed from kill to kill."""
+GONE_S = 10.0
+"""Within which the agent has noticed: it looks at least every 0.4 s, and the machine may stand still meanwhile."""
 # More than half of the card: as long as anything of one is counted, the next is refused.
 BIG = Wanted(("sleep", "1000"), {"CGPU_MEMORY": "9GiB"})
 
@@ -34,9 +37,14 @@ def test_killed_at_any_moment_of_a_create_it_leaves_nothing(node: Node, host: Ho
     chance = random.Random(seed)
     unfinished = 0
     for _ in range(KILLS):
-        process = quick.create("killed", BIG)
-        time.sleep(chance.uniform(0, length))  # the moment is what is tried
-        host.signal(process, signal.SIGKILL)
+        process, began = quick.create("killed", BIG), time.monotonic()
+        try:
+            process.wait(chance.uniform(0, length))  # the moment is what is tried
+        except subprocess.TimeoutExpired:
+            host.signal(process, signal.SIGKILL)
+            length *= LONGER
+        else:
+            length = time.monotonic() - began
         unfinished += process.wait() != 0
         if not quick.is_there("killed"):
             eventually(node.nothing_left, f"nothing is left of a create that failed, seed {seed}", GONE_S)

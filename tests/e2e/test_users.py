@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,12 @@ def namespaced(request: pytest.FixtureRequest, host: Host) -> Engine:
     return replace(runc, first_user=FIRST)
 
 
+def of_first(node: Node) -> list[dict[str, Any]]:
+    """The processes of the first tenant."""
+    rows: list[dict[str, Any]] = node.tenants()[0]["shares"][0]["processes"]
+    return rows
+
+
 @pytest.mark.parametrize("user", [0, 1000])
 def test_a_user_namespace_has_the_quota(node: Node, namespaced: Engine, user: int):
     result = namespaced.run("mapped", Wanted(FILL, QUOTA, user=user))
@@ -59,10 +66,8 @@ def test_its_processes_are_seen_and_its_end_leaves_nothing(node: Node, namespace
     result = namespaced.start("mapped", wanted)
     assert result.returncode == 0, result.stderr
     try:
-        eventually(lambda: node.tenants()[0]["shares"][0]["processes"], "its process is seen")
-        rows = node.tenants()[0]["shares"][0]["processes"]
-        assert [row["bypasses_shim"] for row in rows] == [False]
-        assert rows[0]["host_pid"] is not None
+        eventually(lambda: [row["host_pid"] for row in of_first(node)] not in ([], [None]), "its process is seen")
+        assert [row["bypasses_shim"] for row in of_first(node)] == [False]
         node.host.kill(namespaced.pid("mapped"))
         eventually(node.nothing_left, "nothing is left")
     finally:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from bench import crash_host, crash_regions, crash_storms
 from bench.crash_storms import Field
+from bench.crash_table import Result
 from bench.machine import compile_client
+from tests.integration.attempts import ATTEMPTS
 
 pytestmark = [pytest.mark.timing, pytest.mark.timeout(240, func_only=False)]
 
@@ -30,27 +33,34 @@ def ground(program: Path) -> Iterator[Field]:
         yield made
 
 
+def is_right(storm: Callable[[], Result]) -> None:
+    """It is as it should be; where the machine stood still meanwhile, the second or third time."""
+    for _ in range(ATTEMPTS - 1):
+        result = storm()
+        if not (result.wrong() and crash_storms.STOOD_STILL in result.note):
+            break
+    else:
+        result = storm()
+    assert result.wrong() == [], result
+
+
 def test_killed_and_stopped_processes_and_killed_agents(ground: Field):
-    for result in (
-        crash_storms.kills(ground, 15),
-        crash_storms.starts(ground, 10),
-        crash_storms.stops(ground, 5),
-        crash_storms.agents(ground, 2),
-        crash_storms.exact(ground),
-    ):
-        assert result.wrong() == [], result
+    is_right(lambda: crash_storms.kills(ground, 15))
+    is_right(lambda: crash_storms.starts(ground, 10))
+    is_right(lambda: crash_storms.stops(ground, 5))
+    is_right(lambda: crash_storms.agents(ground, 2))
+    result = crash_storms.exact(ground)
+    assert result.wrong() == [], result
 
 
 def test_damaged_regions(ground: Field):
     for name in crash_regions.DAMAGES:
-        result = crash_regions.damaged(ground, name)
-        assert result.wrong() == [], result
+        is_right(partial(crash_regions.damaged, ground, name))
 
 
 def test_a_tenant_that_scribbles_is_named(ground: Field):
     for pattern in ("random", "huge", "spread", "less"):
-        result = crash_regions.scribbled(ground, pattern, seconds=0.3)
-        assert result.wrong() == [], result
+        is_right(partial(crash_regions.scribbled, ground, pattern, seconds=0.3))
 
 
 def test_the_host_kills_for_its_memory(ground: Field):

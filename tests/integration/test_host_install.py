@@ -146,15 +146,23 @@ def test_an_engine_that_needs_the_installation_keeps_it(root: Path):
     assert not (root / "opt/cgpu").exists()
 
 
+def kill_an_installation(root: Path, programs: Path) -> None:
+    """As soon as some of the program is there."""
+    process = subprocess.Popen(command("install", "--root", str(root)), stdout=subprocess.DEVNULL)
+    parts = (".*/lib/*/site-packages/cgpu/cli", "current")
+    eventually(lambda: programs.is_dir() and any(path for part in parts for path in programs.glob(part)))
+    process.kill()
+    process.wait()
+
+
 @pytest.mark.parametrize("mended_by", ["install", "uninstall"])
 def test_an_installation_that_was_killed_is_mended(root: Path, mended_by: str):
     before = tree(root)
-    process = subprocess.Popen(command("install", "--root", str(root)), stdout=subprocess.DEVNULL)
     programs = root / "opt/cgpu"
-    eventually(lambda: any(programs.glob(".*/lib/*/site-packages/cgpu/cli")) if programs.is_dir() else False)
-    process.kill()
-    process.wait()
-    assert not (programs / "current").exists()
+    kill_an_installation(root, programs)
+    while (programs / "current").exists():  # it was quicker
+        cgpu("uninstall", "--root", str(root))
+        kill_an_installation(root, programs)
     cgpu(mended_by, "--root", str(root))
     left = {path.name for path in programs.iterdir()} if programs.is_dir() else set()
     assert not [name for name in left if name.startswith(".")]
@@ -167,7 +175,7 @@ def test_an_ordinary_user_is_told_to_be_root(root: Path):
     result = subprocess.run(
         ["setpriv", "--reuid=65534", "--clear-groups", *command("install")], text=True, capture_output=True, cwd="/"
     )
-    if "Permission denied" in result.stderr:
+    if "Permission denied" in result.stderr or "No module named cgpu" in result.stderr:
         pytest.skip("another user may not read this source tree")
     assert result.returncode == 3, result.stderr
     assert "use sudo" in result.stderr

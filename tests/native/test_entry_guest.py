@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.attempts import Watch, until_right
 from tests.native.conftest import CompileC
 from tests.native.entry_driver import Run, lines_of
 
@@ -104,14 +105,16 @@ print(sym(d._handle, "cuMemAlloc_v2"), sym(c._handle, "cuMemAlloc_v2"))
 
 @pytest.mark.timing
 def test_start_up_costs_nothing_worth_measuring(shim: Path) -> None:
-    """The median of many starts of /bin/true: at most one millisecond more."""
+    """The median of many starts of /bin/true, with and without by turns: at most one millisecond more."""
 
-    def median_s(preload: dict[str, str]) -> float:
-        times = []
-        for _ in range(60):
-            begin = time.perf_counter()
-            subprocess.run(["/bin/true"], env=os.environ | preload, check=True)
-            times.append(time.perf_counter() - begin)
-        return statistics.median(times)
+    def start_s(preload: dict[str, str]) -> float:
+        begin = time.perf_counter()
+        subprocess.run(["/bin/true"], env=os.environ | preload, check=True)
+        return time.perf_counter() - begin
 
-    assert median_s({"LD_PRELOAD": str(shim)}) - median_s({}) < 0.001
+    def attempt(_: int, watch: Watch) -> str:
+        with watch():
+            added_s = statistics.median(start_s({"LD_PRELOAD": str(shim)}) - start_s({}) for _ in range(60))
+        return "" if added_s < 0.001 else f"{added_s * 1000:.2f} ms more"
+
+    until_right(attempt)

@@ -22,7 +22,7 @@ SHORT_NS, LONG_NS = 1_000_000, 200_000_000  # of a rival's kernels: a slot is 20
 NO_SYNC, NO_GRAPH = 0, 0
 LAUNCHES = 100
 CAPTURED_NS = 200_000  # each kernel
-MOST_NS = 1_000_000  # for a captured launch
+MOST_NS = 20_000_000  # for a captured launch; each that waited would wait for a slot at least
 PATIENCE_S = 20
 
 

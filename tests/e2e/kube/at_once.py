@@ -1,6 +1,7 @@
 """Creates objects at the same time, each from a thread of its own.
 
-Standard input has them as a JSON list; standard output tells for each "" or why it was refused.
+Standard input has them as a JSON list; standard output tells for each "" or why it was refused. Standard error has a
+line as soon as the first is there.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ def main() -> None:
     """All of them."""
     documents: list[dict[str, Any]] = json.load(sys.stdin)
     together = threading.Barrier(len(documents))
+    firsts = iter(["the first is created\n"])
 
     def create(document: dict[str, Any]) -> str:
         together.wait()
@@ -28,6 +30,8 @@ def main() -> None:
             api.create(_KINDS[document["kind"]], document, document["metadata"]["namespace"])
         except ClusterError as error:
             return str(error)
+        sys.stderr.write(next(firsts, ""))
+        sys.stderr.flush()
         return ""
 
     with connect() as api, ThreadPoolExecutor(len(documents)) as pool:

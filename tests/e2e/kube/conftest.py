@@ -60,4 +60,4 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
     eventually(
         lambda: not [file for name in names for file in installation.left_on(name)], "no file of a claim is left"
     )
-    assert not [row for name in names for row in installation.tenants(name)]
+    eventually(lambda: not [row for name in names for row in installation.tenants(name)], "no tenant is left")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from tests.e2e.host import Host
+from tests.e2e.host import SECONDS, Host
 from tests.e2e.kube.daemons import Daemons
 from tests.e2e.kube.pki import Pki
 from tests.e2e.tools import SEARCHED
@@ -72,9 +72,9 @@ class ControlPlane:
         """The processes by their programs' names, as they are called on this machine."""
         return {name: self.host.child(process) for name, process in self._daemons.processes.items()}
 
-    def kubectl(self, *arguments: str, text_in: str = "") -> str:
+    def kubectl(self, *arguments: str, text_in: str = "", seconds: float = SECONDS) -> str:
         """Run kubectl as the administrator; what it prints. Fails the test with its words when it fails."""
-        result = self._kubectl(*arguments, text_in=text_in)
+        result = self._kubectl(*arguments, text_in=text_in, seconds=seconds)
         assert result.returncode == 0, f"kubectl {' '.join(arguments)}: {result.stdout}{result.stderr}"
         return result.stdout
 
@@ -90,9 +90,10 @@ class ControlPlane:
         assert result.returncode == 0, result.stderr
         return result.stderr
 
-    def _kubectl(self, *arguments: str, text_in: str = "") -> Result:
+    def _kubectl(self, *arguments: str, text_in: str = "", seconds: float = SECONDS) -> Result:
         environment = {"PATH": SEARCHED, "HOME": str(self.folder)}
-        return self.host.run(KUBECTL, f"--kubeconfig={self.admin}", *arguments, text_in=text_in, env=environment)
+        command = (KUBECTL, f"--kubeconfig={self.admin}", *arguments)
+        return self.host.run(*command, text_in=text_in, env=environment, seconds=seconds)
 
     def _ready(self) -> bool:
         return self._kubectl("get", "--raw=/readyz").returncode == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import yaml
@@ -23,9 +23,12 @@ CLIENT: Final = "docker.io/local/client:1"
 AGENT_NAMESPACE: Final = "cgpu-agent"
 _RELEASE: Final = "cgpu"
 NAMESPACE: Final = "cgpu-system"
-_POD_S: Final = 60.0
+_POD_S: Final = (
+    150.0  # a kubelet to which a call failed, as while an agent is replaced, tries again after a minute or two
+)
 _BEGIN_S: Final = 150.0
 _HELM_S: Final = 300.0  # it waits for its hooks, which may have pods to wait for
+_ALL_PODS_S: Final = 240.0  # in which dozens of pods that are deleted or made at once are gone or known
 CARDS: Final = 2
 """Of each node."""
 
@@ -58,8 +61,25 @@ class Installation:
         """All cards are there for pods, and webhook and controller work."""
         names = [worker.name for worker in self.cluster.workers]
         eventually(lambda: all(len(self.devices(name)) == CARDS for name in names), "all cards are offered", _BEGIN_S)
-        for deployment in ("cgpu-webhook", "cgpu-controller"):
-            self.roll_out(f"deployment/{deployment}", NAMESPACE)
+        self.wait_for_webhook()
+        self.roll_out("deployment/cgpu-controller", NAMESPACE)
+
+    def wait_for_webhook(self) -> None:
+        """Its pods are ready, and the API server reaches them: kube-proxy is told of them after that."""
+        self.roll_out("deployment/cgpu-webhook", NAMESPACE)
+        metadata = {"name": "tried", "namespace": "default"}
+        spec = template("tried", "1Gi")["spec"]["spec"]
+        text = yaml.safe_dump(
+            {"apiVersion": "resource.k8s.io/v1", "kind": "ResourceClaim", "metadata": metadata, "spec": spec}
+        )
+        eventually(lambda: self._is_created(text), "the webhook answers the API server")
+
+    def _is_created(self, text: str) -> bool:
+        try:
+            self.kubectl("create", "--dry-run=server", "-f", "-", text_in=text)
+        except AssertionError:
+            return False
+        return True
 
     def roll_out(self, name: str, namespace: str) -> None:
         """Wait until all pods of a workload are of its newest form, and ready."""
@@ -127,11 +147,31 @@ class Installation:
 
     def apply(self, *documents: Mapping[str, Any]) -> None:
         """Create or change objects."""
-        self.kubectl("apply", "-f", "-", text_in=yaml.safe_dump_all(documents))
+        self.kubectl("apply", "-f", "-", text_in=yaml.safe_dump_all(documents), seconds=_ALL_PODS_S)
+
+    def apply_once_allowed(self, *documents: Mapping[str, Any]) -> None:
+        """Create or change objects as soon as the webhook lets them pass: it hears of a label after it is set."""
+
+        def is_applied() -> bool:
+            try:
+                self.apply(*documents)
+            except AssertionError as error:
+                refusals.append(str(error))
+                return False
+            return True
+
+        refusals: list[str] = []
+        try:
+            eventually(is_applied, "the objects are let in")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{refusals[-1]}") from error
 
     def delete(self, kind: str, *names: str) -> None:
-        """Delete objects of the default namespace, and wait until they are gone."""
-        self.kubectl("delete", kind, *names, "--wait=true", "--ignore-not-found")
+        """Delete objects of the default namespace, and wait until they and the pods that they have made are gone."""
+        arguments = ["--wait=true", "--ignore-not-found"]
+        if kind in ("deployment", "job"):  # else a ReplicaSet that is still there makes a pod for each that is deleted
+            arguments.append("--cascade=foreground")
+        self.kubectl("delete", kind, *names, *arguments, seconds=_ALL_PODS_S)
 
     def phase(self, pod: str) -> str:
         """Of a pod in the default namespace."""
@@ -157,6 +197,21 @@ class Installation:
             for pod in pods
             if pod["spec"].get("nodeName") == node and "deletionTimestamp" not in pod["metadata"]
         )
+
+    def replace_agent(self, node: str) -> Callable[[], bool]:
+        """Delete the agent's pod on a node, and wait for nothing; what is returned tells whether another is ready."""
+
+        def is_ready(pod: dict[str, Any]) -> bool:
+            conditions = pod["status"].get("conditions", ())
+            return any(row["type"] == "Ready" and row["status"] == "True" for row in conditions)
+
+        def is_replaced() -> bool:
+            mine = [pod for pod in self.get("pods", AGENT_NAMESPACE) if pod["spec"].get("nodeName") == node]
+            return [is_ready(pod) for pod in mine if pod["metadata"]["name"] != before] == [True]
+
+        before = self.agent_pod(node)
+        self.kubectl("delete", "pod", f"--namespace={AGENT_NAMESPACE}", before, "--wait=false")
+        return is_replaced
 
     def cgpu(self, node: str, *arguments: str) -> str:
         """Run cgpu in the agent's pod on a node; what it prints."""

@@ -97,7 +97,7 @@ def test_admission_lets_everything_else_through_while_no_webhook_answers(install
         assert "cgpu" in installation.cluster.control_plane.refused("apply", "-f", "-", text_in=text)
     finally:
         installation.kubectl("scale", "deployment/cgpu-webhook", f"--namespace={NAMESPACE}", "--replicas=2")
-        installation.roll_out("deployment/cgpu-webhook", NAMESPACE)
+        installation.wait_for_webhook()
 
 
 @pytest.mark.parametrize(("account", "rights"), RIGHTS)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import yaml
 
+from cgpu.k8s.admission import CLAIMS_PATH
 from cgpu.k8s.isolation import Isolation, Placement, Sharing
 from cgpu.k8s.slices import Card, Pool, devices, slices
 from cgpu.model.tenant import Gpu
@@ -190,16 +190,12 @@ def test_a_refusal_tells_why(plane: ControlPlane, space: str, document: Json, wo
 
 def test_weight_and_priority_where_the_administrator_allows_them(plane: ControlPlane, space: str, hooks: Webhooks):
     plane.kubectl("label", "namespace", space, "cgpu.dev/weight-and-priority=allowed")
-    document = pod(space, "web", container(memory=8), weight="5", priority="1")
-    eventually(lambda: "created" in _tried(plane, document), "the label is known")
-    hooks.apply(claim(space, "mine", weight=7))
+    mine = claim(space, "mine", weight=7)
+    eventually(lambda: hooks.dry_answers(CLAIMS_PATH, mine) == ["", ""], "the label is known to both")
+    hooks.apply(pod(space, "web", container(memory=8), weight="5", priority="1"), mine)
     eventually(lambda: len(get(plane, space, "resourceclaims")) == 2, "its claim is made")
     rows = [row["spec"]["devices"]["config"][0]["opaque"]["parameters"] for row in get(plane, space, "resourceclaims")]
     assert sorted((row["weight"], row.get("priority")) for row in rows) == [(5, 1), (7, None)]
-
-
-def _tried(plane: ControlPlane, document: Json) -> str:
-    return plane._kubectl("create", "--filename=-", text_in=yaml.safe_dump(document)).stdout
 
 
 def test_deployments_and_jobs_with_bad_amounts_are_warned(plane: ControlPlane, space: str):
@@ -249,9 +245,17 @@ def test_templates_that_nothing_uses_go_and_what_is_missed_comes_back(plane: Con
     assert [row["metadata"]["name"] for row in get(plane, space, "resourceclaimtemplates")] == names[1:]
 
 
-def test_a_quota_holds_exactly_under_claims_at_once(plane: ControlPlane, space: str, hooks: Webhooks):
+def have_quota(plane: ControlPlane, space: str, hooks: Webhooks) -> None:
+    """16 GiB, which both webhooks know of."""
     plane.kubectl("label", "namespace", space, "cgpu.dev/gpu-memory-quota=16Gi")
-    eventually(lambda: "exceeded quota" in _tried_error(plane, claim(space, "big", "17Gi")), "the label is known")
+    big = claim(space, "big", "17Gi")
+    eventually(
+        lambda: all("exceeded quota" in said for said in hooks.dry_answers(CLAIMS_PATH, big)), "both know the label"
+    )
+
+
+def test_a_quota_holds_exactly_under_claims_at_once(plane: ControlPlane, space: str, hooks: Webhooks):
+    have_quota(plane, space, hooks)
     documents = [claim(space, f"c-{number}") for number in range(50)]
     outcomes = json.loads(hooks.python("tests.e2e.kube.at_once", text_in=json.dumps(documents)))
     assert outcomes.count("") == 16
@@ -309,13 +313,9 @@ def test_resource_quotas_on_acks_resources_go_on_to_hold(plane: ControlPlane, sp
 
 
 def test_a_quota_holds_when_a_webhook_is_killed(plane: ControlPlane, space: str, hooks: Webhooks):
-    plane.kubectl("label", "namespace", space, "cgpu.dev/gpu-memory-quota=16Gi")
-    eventually(lambda: "exceeded quota" in _tried_error(plane, claim(space, "big", "17Gi")), "the label is known")
+    have_quota(plane, space, hooks)
     documents = [claim(space, f"c-{number}") for number in range(50)]
-    killer = threading.Thread(target=lambda: _kill_when_busy(plane, space, hooks))
-    killer.start()
-    outcomes = json.loads(hooks.python("tests.e2e.kube.at_once", text_in=json.dumps(documents)))
-    killer.join()
+    outcomes = _killed_meanwhile(plane, hooks, documents)
     hooks.restart()
     admitted = outcomes.count("")
     assert len(get(plane, space, "resourceclaims")) == admitted <= 16
@@ -324,10 +324,17 @@ def test_a_quota_holds_when_a_webhook_is_killed(plane: ControlPlane, space: str,
     assert "exceeded quota" in refused(plane, claim(space, "more", f"{17 - admitted}Gi"))
 
 
-def _kill_when_busy(plane: ControlPlane, space: str, hooks: Webhooks) -> None:
-    eventually(lambda: get(plane, space, "resourceclaims"), "a claim is there")
+def _killed_meanwhile(plane: ControlPlane, hooks: Webhooks, documents: list[Json]) -> list[str]:
+    """The outcomes for objects that are created at once; a webhook is killed when the first is there."""
+    process = hooks.begin("tests.e2e.kube.at_once", json.dumps(documents))
+    assert process.stderr
+    assert process.stdout
+    first = process.stderr.readline()
     plane.host.signal(hooks.replicas[8444], signal.SIGKILL)
     hooks.replicas.pop(8444).wait()
+    outcomes: list[str] = json.loads(process.stdout.read() or json.dumps([first + process.stderr.read()]))
+    plane.host.stop(process)
+    return outcomes
 
 
 T4 = Gpu(0, "GPU-5f0d1a2b-0000-4000-8000-000000000001", "Tesla T4", 15079 * MIB, "535.54.03", simulated=True)

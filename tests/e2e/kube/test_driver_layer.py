@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from cgpu.model.units import GIB
-from tests.e2e.host import eventually
+from tests.e2e.host import Host, eventually
 from tests.e2e.kube import images
 from tests.e2e.kube.cluster import Cluster
 from tests.e2e.kube.conftest import MINOR, need_everything
-from tests.e2e.kube.installation import AGENT_NAMESPACE, VALUES, Installation, pod, template
+from tests.e2e.kube.installation import VALUES, Installation, pod, template
 
 NODE = "node-a"
 MUSL = "docker.io/local/musl:1"
@@ -25,6 +25,8 @@ SLEEP = ("sleep", "3600")
 MACHINE = "/run/cgpu-machine"
 ESCAPE = "chroot /bare /bin/env LD_LIBRARY_PATH=/sim CGPU_SIM_STATE=/machine /client/quota fill"
 SETTLE_S = 60.0
+START_S = 120.0  # the old one may take half a minute to end
+UNTIL_OPEN = "until [ -e /gate/open ]; do sleep 0.2; done"
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,11 @@ def limits(installation: Installation) -> dict[str, tuple[int, int]]:
         for row in card["cgroups"]
         if row["hard_bytes"] and f"/sys/fs/cgroup{row['cgroup']}" in there
     }
+
+
+def pids(host: Host, words: str) -> set[str]:
+    """The node's processes with these words in their command, as they are called there."""
+    return set(host.run("pgrep", "--full", words).stdout.split())
 
 
 def layer(installation: Installation) -> str:
@@ -123,12 +130,24 @@ def test_an_image_that_cannot_load_the_shim_starts(limiting: Installation):
 
 
 def test_a_pod_that_is_never_restarted_starts_while_the_agent_is_replaced(limiting: Installation):
-    """Its second container is made once the agent is there again."""
+    """Its second container waits for the agent, which is held while it starts until somebody waits for it."""
+    host = limiting.cluster.control_plane.host
+    gate = host.folder / "gate"
+    gate.mkdir()
     late = pod("late", "two", *SLEEP)
-    late["spec"]["initContainers"] = [{**late["spec"]["containers"][0], "name": "before", "command": ["sleep", "3"]}]
+    first = {**late["spec"]["containers"][0], "name": "before", "command": ["sh", "-c", UNTIL_OPEN]}
+    late["spec"]["volumes"] = [{"name": "gate", "hostPath": {"path": str(gate), "type": "Directory"}}]
+    late["spec"]["initContainers"] = [{**first, "volumeMounts": [{"name": "gate", "mountPath": "/gate"}]}]
     limiting.apply(template("two", "2Gi"), late)
     eventually(lambda: limits(limiting), "the first container has its limit")
-    limiting.kubectl("delete", "pod", f"--namespace={AGENT_NAMESPACE}", limiting.agent_pod(NODE), "--wait=false")
+    old = pids(host, "cgpu agent")
+    is_replaced = limiting.replace_agent(NODE)
+    eventually(lambda: pids(host, "cgpu agent") - old, "another agent begins", START_S)
+    new = min(pids(host, "cgpu agent") - old)
+    host.run("kill", "-STOP", new, check=True)
+    (gate / "open").touch()
+    eventually(lambda: pids(host, "hook claim"), "the second container waits for it")
+    host.run("kill", "-CONT", new, check=True)
     limiting.wait_for("late", "Running")
-    limiting.roll_out("daemonset/cgpu-agent", AGENT_NAMESPACE)
+    eventually(is_replaced, "there is another agent")
     eventually(lambda: list(limits(limiting).values()) == [(0, 2 * GIB)], "the second has its limit")

@@ -15,6 +15,7 @@ from tests.e2e.host import eventually
 from tests.e2e.kube.installation import CLIENT, Installation
 
 EXAMPLES = build.ROOT / "examples"
+END_S = 240.0  # of a namespace with all that is in it, at most
 Json = dict[str, Any]
 
 
@@ -49,12 +50,17 @@ class Example:
         self.installation.kubectl("apply", "-f", "-", text_in=text)
         self._applied.append(text)
 
+    def apply_once_allowed(self, path: str) -> None:
+        """The same, as soon as the webhook lets it pass."""
+        self.installation.apply_once_allowed(*documents(path))
+        self._applied.append(yaml.safe_dump_all(documents(path)))
+
     def end(self) -> None:
         """As ``kubectl delete -f`` does, without the half minute that a sleeping pod takes to end."""
         for text in reversed(self._applied):
             arguments = ("delete", "-f", "-", "--grace-period=1", "--ignore-not-found")
-            self.installation.kubectl(*arguments, text_in=text)
-        self.installation.kubectl("delete", "pod", "--all", "--grace-period=1")
+            self.installation.kubectl(*arguments, text_in=text, seconds=END_S)
+        self.installation.kubectl("delete", "pod", "--all", "--grace-period=1", seconds=END_S)
 
     def runs(self, pod: str, namespace: str = "default") -> None:
         """Wait until it does."""
@@ -135,9 +141,7 @@ def test_high_priority_where_the_administrator_allows_it(example: Example):
     said = refuse("apply", "-f", "-", text_in=yaml.safe_dump_all(documents(pods)))
     assert "high priority is not allowed in this namespace" in said
     example.apply("priority/namespace.yaml")
-    text = yaml.safe_dump_all(documents(pods))
-    kubectl = example.installation.kubectl
-    eventually(lambda: kubectl("apply", "-f", "-", text_in=text), "the webhook has seen the label")
+    example.apply_once_allowed(pods)
     for pod in ("urgent", "urgent-ack"):
         example.runs(pod, name)
     found = sorted((share["priority"], share["weight"]) for (share,) in example.shares().values())

@@ -102,14 +102,14 @@ def kill_api_server(installation: Installation) -> None:
     installation.cluster.control_plane.start("kube-apiserver")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("kill", [kill_agent, kill_kubelet, kill_containerd, kill_api_server])
 def test_pods_compute_on_and_others_get_in(installation: Installation, kill: Callable[[Installation], None]):
     with two_that_compute(installation):
         kill(installation)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_pods_compute_through_an_upgrade_of_the_chart(installation: Installation):
     with two_that_compute(installation):
         pid = agent_pid(installation)

@@ -45,7 +45,7 @@ def compute_on(installation: Installation, before: dict[str, int]) -> bool:
     return all(now > before[name] for name, now in busy_ns(installation).items())
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_share_is_changed_while_its_pod_computes(installation: Installation):
     installation.apply(template("live", "4Gi", "40"), pod("live", "live", *COMPUTE, node=NODE))
     installation.wait_for("live", "Running")
@@ -78,7 +78,7 @@ def test_a_share_is_changed_while_its_pod_computes(installation: Installation):
     assert installation.phase("live") == "Running"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_policy_is_changed_while_pods_compute(installation: Installation):
     installation.apply(template("live-part", "2Gi", "30"))
     installation.apply(*(pod(f"part-{number}", "live-part", *COMPUTE, node=NODE) for number in range(2)))

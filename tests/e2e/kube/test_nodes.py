@@ -14,7 +14,7 @@ SLEEP = ("sleep", "3600")
 
 
 def test_a_card_says_what_it_has(installation: Installation):
-    device = installation.devices("node-a")[0]
+    (device,) = [one for one in installation.devices("node-a") if one["attributes"]["index"]["int"] == 0]
     attributes = {name: next(iter(value.values())) for name, value in device["attributes"].items()}
     assert attributes["productName"] == "Tesla T4"
     assert attributes["isolation"] == "memory-and-compute"
@@ -27,7 +27,7 @@ def test_labels_decide_what_is_divided_and_whether_anything_is(installation: Ins
     try:
         installation.label("node-b", schedule="cgpu")
         eventually(
-            lambda: installation.devices("node-b") and "compute" not in installation.devices("node-b")[0]["capacity"],
+            lambda: [one for one in installation.devices("node-b") if "compute" not in one["capacity"]],
             "no compute is offered",
         )
         installation.label("node-b", schedule="default")
@@ -38,17 +38,24 @@ def test_labels_decide_what_is_divided_and_whether_anything_is(installation: Ins
 
 
 def test_a_policy_that_is_changed_live_is_published_at_once(installation: Installation):
-    def policies() -> list[str]:
-        return [one["attributes"]["policy"]["string"] for one in installation.devices("node-b")]
+    def policies() -> dict[int, tuple[str, str]]:
+        return {
+            one["attributes"]["index"]["int"]: (
+                one["attributes"]["policy"]["string"],
+                one["capacity"]["shares"]["value"],
+            )
+            for one in installation.devices("node-b")
+        }
 
-    assert policies() == ["soft", "soft"]
+    before = {0: ("soft", "20"), 1: ("soft", "20")}
+    eventually(lambda: policies() == before, "what former tests changed is as it was")
     try:
         installation.cgpu("node-b", "policy", "fixed", "--gpu=1", "--max-inst=10")
-        eventually(lambda: policies() == ["soft", "fixed"], "the slice says so", 20)  # of itself it looks in 300 s
-        assert [one["capacity"]["shares"]["value"] for one in installation.devices("node-b")] == ["20", "10"]
+        # Of itself it looks in 300 s.
+        eventually(lambda: policies() == {0: ("soft", "20"), 1: ("fixed", "10")}, "the slice says so")
     finally:
         installation.cgpu("node-b", "policy", "soft", "--gpu=1", "--max-inst=20")
-    eventually(lambda: policies() == ["soft", "soft"], "the slice says that too", 20)
+    eventually(lambda: policies() == before, "the slice says that too")
 
 
 def test_on_a_node_that_is_shared_nothing_is_limited(installation: Installation):
@@ -84,24 +91,33 @@ def test_on_a_node_that_is_shared_nothing_is_limited(installation: Installation)
         eventually(lambda: offers("memory-and-compute"), "isolation is promised again")
         assert start("later") == 2 * GIB
         assert total("open") >= card
-        installation.kubectl("delete", "pod", "--namespace=cgpu-agent", installation.agent_pod("node-b"))
-        installation.roll_out("daemonset/cgpu-agent", "cgpu-agent")
+        eventually(installation.replace_agent("node-b"), "there is another agent")
         assert total("open") >= card
     finally:
         installation.label("node-b", schedule="core_mem")
+    eventually(lambda: offers("memory-and-compute"), "isolation is promised again")
 
 
 def test_spread_counts_what_nothing_limits(installation: Installation):
     installation.apply(template("one", "1Gi"))
+
+    def policies(node: str) -> list[str]:
+        return [one["attributes"]["policy"]["string"] for one in installation.devices(node)]
+
+    def names(node: str) -> list[str]:
+        return [one["name"] for one in installation.devices(node)]
+
     try:
         installation.label("node-b", schedule="share", placement="spread")
-        eventually(lambda: installation.devices("node-b")[0]["attributes"]["policy"]["string"] == "native", "shared")
-        first = installation.devices("node-b")[0]["name"]
+        eventually(lambda: policies("node-b") == ["native", "native"], "shared")
         installation.apply(pod("open", "one", *SLEEP, node="node-b"))
         installation.wait_for("open", "Running")
-        eventually(lambda: installation.devices("node-b")[0]["name"] != first, "the emptier card is first")
+        (claim,) = installation.get("resourceclaims", "default")
+        (given,) = claim["status"]["allocation"]["devices"]["results"]
+        eventually(lambda: names("node-b")[-1] == given["device"], "the emptier card is first")
     finally:
         installation.label("node-b", schedule="core_mem", placement=None)
+    eventually(lambda: policies("node-b") == ["soft", "soft"], "isolation is promised again")
 
 
 def test_binpack_fills_a_card_and_spread_changes(installation: Installation):
@@ -112,24 +128,27 @@ def test_binpack_fills_a_card_and_spread_changes(installation: Installation):
             installation.apply(pod(f"{prefix}-{number}", "one", *SLEEP, node="node-a"))
             installation.wait_for(f"{prefix}-{number}", "Running")
             eventually(lambda: len(installation.devices("node-a")) == 2, "the slice is whole")
-        found = [share["gpu_index"] for row in installation.tenants("node-a") for share in row["shares"]]
+        found = given()
         installation.delete("pod", *(f"{prefix}-{number}" for number in range(2)))
-        return sorted(found)
+        return found
 
-    def first() -> int:
-        index: int = installation.devices("node-a")[0]["attributes"]["index"]["int"]
-        return index
+    def order() -> list[int]:
+        return [one["attributes"]["index"]["int"] for one in installation.devices("node-a")]
 
+    def given() -> list[int]:
+        return [share["gpu_index"] for row in installation.tenants("node-a") for share in row["shares"]]
+
+    eventually(lambda: order() == [0, 1], "both cards are empty")  # written once a second at most
     assert cards("packed") == [0, 0]
     try:
         installation.label("node-a", placement="spread")
         installation.apply(pod("spread-0", "one", *SLEEP, node="node-a"))
         installation.wait_for("spread-0", "Running")
-        eventually(lambda: first() == 1, "the emptier card is first")
+        (card,) = given()
+        eventually(lambda: order() == [1 - card, card], "the emptier card is first")
         installation.apply(pod("spread-1", "one", *SLEEP, node="node-a"))
         installation.wait_for("spread-1", "Running")
-        found = [share["gpu_index"] for row in installation.tenants("node-a") for share in row["shares"]]
-        assert sorted(found) == [0, 1]
+        assert sorted(given()) == [0, 1]
     finally:
         installation.label("node-a", placement=None)
 
@@ -142,6 +161,7 @@ def test_slices_that_somebody_deletes_are_written_again(installation: Installati
 
 def test_an_agent_may_write_its_own_nodes_slices_only(installation: Installation):
     """With its own token, as somebody would who has taken over the node."""
+    eventually(lambda: len(installation.devices("node-b")) == 2, "its cards are offered")
     (theirs,) = [item for item in installation.get("resourceslices") if item["spec"]["nodeName"] == "node-b"]
     script = (
         "import sys\n"

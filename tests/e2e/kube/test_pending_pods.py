@@ -26,7 +26,7 @@ Json = dict[str, Any]
 GIB: Final = 1 << 30
 EVENTS_S: Final = 60.0
 TAKEOVER_S: Final = 60.0  # of which 15 s are the lease's
-TIMEOUT_S: Final = 420
+TIMEOUT_S: Final = 900
 SOURCE: Final = str(Path(cgpu.__file__).parents[1])
 CLASS: Final = "device.driver == 'gpu.cgpu.dev' && device.allowMultipleAllocations == true"
 
@@ -138,7 +138,7 @@ def controllers(cluster: Cluster) -> Iterator[Controllers]:
 def gpus(cluster: Cluster, started: GpuNode) -> Iterator[GpuNode]:
     """A node with two T4; no pod is there before a test nor after it, and no tenant is left."""
     yield started
-    cluster.control_plane.kubectl("delete", "pods", "--all")
+    cluster.control_plane.kubectl("delete", "pods", "--all", seconds=240)
     eventually(started.nothing_left, "no tenant is left")
 
 
@@ -188,9 +188,11 @@ def unlabelled(cluster: Cluster, gpus: GpuNode) -> Iterator[None]:
     assert gpus.worker
     label = ("label", "node", gpus.worker.name)
     cluster.control_plane.kubectl(*label, "ack.node.gpu.schedule-")
-    eventually(lambda: not get(cluster, "resourceslices"), "the node offers nothing")
-    yield
-    cluster.control_plane.kubectl(*label, f"ack.node.gpu.schedule={gpus.label}")
+    try:
+        eventually(lambda: not get(cluster, "resourceslices"), "the node offers nothing")
+        yield
+    finally:
+        cluster.control_plane.kubectl(*label, f"ack.node.gpu.schedule={gpus.label}")
 
 
 def events(cluster: Cluster, name: str) -> list[Json]:
@@ -220,9 +222,10 @@ def test_a_pod_is_told_that_no_node_is_labelled(cluster: Cluster, controllers: C
     with unlabelled(cluster, gpus):
         apply(cluster, template("early", memory="1Gi"), pod("early", "early"))
         eventually(lambda: notes(cluster, "early"), f"an event: {controllers.texts()}", EVENTS_S)
-    assert notes(cluster, "early") == [
-        "no node is labelled for sharing its GPUs (ack.node.gpu.schedule=cgpu, core_mem or share)"
-    ]
+        # Afterwards there may be another: a node that is labelled offers its cards a moment later.
+        assert notes(cluster, "early") == [
+            "no node is labelled for sharing its GPUs (ack.node.gpu.schedule=cgpu, core_mem or share)"
+        ]
     eventually(lambda: phases(cluster) == ["Running"], "the pod runs when a node is labelled", 60)
 
 

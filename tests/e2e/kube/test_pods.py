@@ -48,7 +48,7 @@ def weights_allowed(installation: Installation) -> Iterator[None]:
 @pytest.mark.usefixtures("weights_allowed")
 def test_the_amounts_of_the_claim_are_the_tenants(installation: Installation):
     plain, tuned = template("plain", "1Gi"), template("tuned", "2Gi", "30", weight=3, computeLimitPercent=60)
-    installation.apply(plain, tuned)
+    installation.apply_once_allowed(plain, tuned)
     installation.apply(*(pod(name, name, *SLEEP, node="node-b") for name in ("plain", "tuned")))
     for name in ("plain", "tuned"):
         installation.wait_for(name, "Running")
@@ -98,7 +98,7 @@ def test_containers_of_one_pod_share_a_claim_or_have_one_each(installation: Inst
     }
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_the_pod_that_is_one_too_many_waits_and_starts_when_another_ends(installation: Installation):
     cards, each = 4, 20
     installation.apply(template("tiny", "64Mi"))

@@ -36,6 +36,13 @@ table ip webhooks {{
 }}
 """
 _RIGHTS: Final = 4  # a role and its binding, in the cluster and in the webhook's namespace
+_ASK: Final = """
+import ssl, sys, urllib.request
+port, path = sys.argv[1:]
+head = {"Content-Type": "application/json"}
+asked = urllib.request.Request(f"https://127.0.0.1:{port}{path}", sys.stdin.read().encode(), head)
+print(urllib.request.urlopen(asked, context=ssl._create_unverified_context()).read().decode())
+"""
 _CLASS: Final = {
     "apiVersion": "resource.k8s.io/v1",
     "kind": "DeviceClass",
@@ -117,6 +124,34 @@ class Webhooks:
         environment = {**self.environment, "KUBECONFIG": str(self.control_plane.admin)}
         result = host.run(sys.executable, "-m", module, *arguments, text_in=text_in, env=environment, check=True)
         return result.stdout
+
+    def begin(self, module: str, text_in: str) -> Process:
+        """The same, left to itself, with pipes: its input is written and closed."""
+        environment = {**self.environment, "KUBECONFIG": str(self.control_plane.admin)}
+        process = self.control_plane.host.start(sys.executable, "-m", module, env=environment)
+        assert process.stdin
+        process.stdin.write(text_in)
+        process.stdin.close()
+        return process
+
+    def dry_answers(self, path: str, document: Any) -> list[str]:
+        """What each replica answers to a dry run of an object, "" for yes: the API server asks one of them."""
+        review = {
+            "uid": "tried",
+            "kind": {"kind": document["kind"]},
+            "namespace": document["metadata"]["namespace"],
+            "operation": "CREATE",
+            "object": document,
+            "dryRun": True,
+        }
+        text = json.dumps({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": review})
+        host = self.control_plane.host
+        found = []
+        for port in self.replicas:
+            said = host.run(sys.executable, "-c", _ASK, str(port), path, text_in=text, env=self.environment, check=True)
+            response = json.loads(said.stdout)["response"]
+            found.append("" if response["allowed"] else str(response["status"]["message"]))
+        return found
 
     def apply(self, *documents: Any) -> str:
         """Apply documents as the administrator; what kubectl says, warnings included."""
