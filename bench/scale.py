@@ -23,6 +23,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -37,9 +38,10 @@ from cgpu.sim.machine import SimMachine
 
 QUOTA_MIB: Final = 640  # five contexts of 106 MiB, and little more: some allocations are refused
 PACE: Final = 0.75  # part of the processors that is aimed at
-PACE_MOST: Final = 0.8
 PAUSE_US: Final = 2_000_000  # between the calls of one process, at the start
 PAUSE_LEAST_US, PAUSE_MOST_US = 20_000, 20_000_000
+PACE_SECONDS: Final = 2.0
+PACE_STEP: Final = 2.0  # a pause becomes at most so many times as long, or as short, at once
 LOOK_SECONDS: Final = 5.0
 ASK_SECONDS: Final = 0.1
 AT_ONCE: Final = 4  # tenants that start together
@@ -59,8 +61,8 @@ class Wanted:
     """On each card."""
     processes: int = 5
     """In each tenant."""
-    process_seconds: float = 60.0
-    """How long a process lives, on average."""
+    process_pauses: int = 30
+    """How many calls with pauses before them a process lives for, on average."""
     tenant_seconds: float = 240.0
 
 
@@ -123,7 +125,7 @@ class Host:
 
     def start(self, name: str, card: int, wanted: Wanted, seed: int) -> subprocess.Popen[str]:
         """A tenant that runs churn.c, in a process group of its own."""
-        words = [str(wanted.processes), str(seed), str(self._pause), str(round(wanted.process_seconds * 1000))]
+        words = [str(wanted.processes), str(seed), str(self._pause), str(wanted.process_pauses)]
         run = [*CGPU, "run", "--gpu", str(card), "--memory", f"{QUOTA_MIB}MiB", "--compute", "2", "--name", name, "--"]
         return subprocess.Popen(
             [*run, str(self._program), *words],
@@ -269,17 +271,29 @@ class Watcher:
         )
 
 
+def keep_pace(host: Host, stopping: threading.Event) -> None:
+    """Leave a part of the processors free, from the first tenant on: a host that is full is not overfull."""
+    busy, ticks = _busy_and_all()
+    while not stopping.wait(PACE_SECONDS):
+        busy_now, ticks_now = _busy_and_all()
+        part = (busy_now - busy) / max(ticks_now - ticks, 1)
+        host.pace(min(PACE_STEP, max(1 / PACE_STEP, part / PACE)))
+        busy, ticks = busy_now, ticks_now
+
+
 @contextmanager
-def asking(host: Host, churn: Churn, outcome: Outcome) -> Iterator[None]:
-    """Ask meanwhile."""
+def beside(*works: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Each in a thread of its own until the end."""
     stopping = threading.Event()
-    thread = threading.Thread(target=ask, args=(host, churn, outcome, stopping))
-    thread.start()
+    threads = [threading.Thread(target=work, args=(stopping,)) for work in works]
+    for thread in threads:
+        thread.start()
     try:
         yield
     finally:
         stopping.set()
-        thread.join()
+        for thread in threads:
+            thread.join()
 
 
 def measure(wanted: Wanted) -> Outcome:
@@ -295,18 +309,18 @@ def measure(wanted: Wanted) -> Outcome:
         host.wait_until_empty()
         churn, watcher = Churn(host, outcome, wanted), Watcher(host)
         outcome.looks.append(watcher.look())
-        churn.fill()
-        watcher.look()  # the start is not part of it
-        deadline = time.monotonic() + wanted.seconds
-        with asking(host, churn, outcome):
-            while (left := deadline - time.monotonic()) > 0:
-                time.sleep(min(LOOK_SECONDS, left))
-                seen = watcher.look()
-                outcome.looks.append(seen)
-                host.pace(seen.machine_percent / (100 * PACE))
-                if sys.stderr.isatty():
-                    print(f"{seen.seconds:6.0f} s  {seen}", file=sys.stderr)
-                churn.turn_over()
+        with beside(partial(keep_pace, host)):
+            churn.fill()
+            watcher.look()  # the start is not part of it
+            deadline = time.monotonic() + wanted.seconds
+            with beside(partial(ask, host, churn, outcome)):
+                while (left := deadline - time.monotonic()) > 0:
+                    time.sleep(min(LOOK_SECONDS, left))
+                    seen = watcher.look()
+                    outcome.looks.append(seen)
+                    if sys.stderr.isatty():
+                        print(f"{seen.seconds:6.0f} s  {seen}", file=sys.stderr)
+                    churn.turn_over()
         churn.end()
         outcome.faults += _left(host, outcome.looks[0], watcher)
     return outcome

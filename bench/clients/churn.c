@@ -1,11 +1,12 @@
 /* churn.c - a tenant that comes and goes: processes that live for a while, allocate, free, launch, and end in any way.
  *
- *   churn PROCESSES SEED PAUSE LIFE_MS
+ *   churn PROCESSES SEED PAUSE LIFE
  *
- * Keeps so many processes running until its input ends. Each lives for LIFE_MS on average, does a few calls of the
- * driver after every pause (so many microseconds as the file PAUSE says now, a number of 32 bits), and ends by itself, in the middle of its work, or by SIGKILL. Answers "ready" when the
- * first ones have been started, and at its end one line of JSON: processes started, allocations, refusals and
- * launches of those that ended by themselves, and how many of them had an error that is none of a tenant's. */
+ * Keeps so many processes running until its input ends. Each lives for LIFE pauses on average (of so many
+ * microseconds as the file PAUSE says now, a number of 32 bits), does a few calls of the driver after every one, and
+ * ends by itself, in the middle of its work, or by SIGKILL. Answers "ready" when the first ones have been started, and
+ * at its end one line of JSON: processes started, allocations, refusals and launches of those that ended by
+ * themselves, and how many of them had an error that is none of a tenant's. */
 #define __CUDA_API_VERSION_INTERNAL /* names as exported, with their versions */
 #include <cuda.h>
 #include <dlfcn.h>
@@ -19,12 +20,12 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #define PROCESSES_MAX 64
 #define BLOCKS 8
 #define BLOCK_MAX (24u << 20)
+#define FILLED_MAX (64u << 10) /* of a block; what the card does takes this machine's processors */
 
 static struct { /* shared by all processes of the tenant */
   _Atomic(uint64_t) started, allocations, refusals, fills, errors;
@@ -40,12 +41,6 @@ static uint64_t draw(uint64_t below) { /* xorshift */
   return state % below;
 }
 
-static uint64_t now_ns(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 static void *function(void *driver, const char *name) {
   void *found = driver ? dlsym(driver, name) : NULL;
   if (!found) {
@@ -57,9 +52,9 @@ static void *function(void *driver, const char *name) {
 
 #define FUNCTION(name) __typeof__(&name) name##_ = (__typeof__(&name))function(driver, #name)
 
-static _Noreturn void live(unsigned life_ms) {
+static _Noreturn void live(unsigned life) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
-  uint64_t end_ns = now_ns() + (life_ms / 2 + draw(life_ms)) * 1000000u;
+  uint64_t pauses = life / 2 + draw(life) + 1;
   unsigned ending = (unsigned)draw(4); /* 0: killed, 1: in the middle, otherwise in order */
   void *driver = dlopen("libcuda.so.1", RTLD_NOW);
   FUNCTION(cuInit);
@@ -73,7 +68,7 @@ static _Noreturn void live(unsigned life_ms) {
   CUdeviceptr block[BLOCKS] = {0};
   CUresult result = cuInit_(0);
   if (result == CUDA_SUCCESS) result = cuCtxCreate_v2_(&context, 0, 0);
-  while (result == CUDA_SUCCESS && now_ns() < end_ns) {
+  while (result == CUDA_SUCCESS && pauses--) {
     unsigned pause = *pause_us;
     usleep(pause / 2 + (unsigned)draw(pause + 1));
     CUdeviceptr *chosen = &block[draw(BLOCKS)];
@@ -91,7 +86,7 @@ static _Noreturn void live(unsigned life_ms) {
       result = CUDA_SUCCESS;
       continue;
     }
-    if (result == CUDA_SUCCESS) result = cuMemsetD8Async_(*chosen, 1, bytes, NULL);
+    if (result == CUDA_SUCCESS) result = cuMemsetD8Async_(*chosen, 1, bytes < FILLED_MAX ? bytes : FILLED_MAX, NULL);
     if (result == CUDA_SUCCESS) result = cuCtxSynchronize_();
     counted->fills++;
   }
@@ -105,27 +100,27 @@ static _Noreturn void live(unsigned life_ms) {
   exit(0);
 }
 
-static void start(unsigned life_ms) {
+static void start(unsigned life) {
   counted->started++;
   draw(2); /* children differ */
-  if (fork() == 0) live(life_ms);
+  if (fork() == 0) live(life);
 }
 
 int main(int count, char **words) {
   if (count != 5) return 2;
-  unsigned processes = (unsigned)atoi(words[1]), life_ms = (unsigned)atoi(words[4]);
-  if (!processes || processes > PROCESSES_MAX || !life_ms) return 2;
+  unsigned processes = (unsigned)atoi(words[1]), life = (unsigned)atoi(words[4]);
+  if (!processes || processes > PROCESSES_MAX || !life) return 2;
   pause_us = mmap(NULL, sizeof *pause_us, PROT_READ, MAP_SHARED, open(words[3], O_RDONLY | O_CLOEXEC), 0);
   if (pause_us == MAP_FAILED) return 1;
   state = strtoull(words[2], NULL, 10) * 0x9e3779b97f4a7c15u + 1;
   counted = mmap(NULL, sizeof *counted, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (counted == MAP_FAILED) return 1;
-  for (unsigned i = 0; i < processes; i++) start(life_ms);
+  for (unsigned i = 0; i < processes; i++) start(life);
   puts("ready");
   fflush(stdout);
   struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
   while (poll(&input, 1, 20) == 0)
-    while (waitpid(-1, NULL, WNOHANG) > 0) start(life_ms);
+    while (waitpid(-1, NULL, WNOHANG) > 0) start(life);
   signal(SIGTERM, SIG_IGN);
   kill(0, SIGTERM); /* a group of its own: see the caller */
   while (waitpid(-1, NULL, 0) > 0) continue;

@@ -287,12 +287,16 @@ void cg_gate_forget_stream(CUstream handle) {
   if (!stream) return;
   mark_end(stream);
   gate_lock();
-  atomic_store(&stream->gone, true);
+  while (atomic_flag_test_and_set(&stream->marking)) { /* gate_mark_tails of another thread, which needs the lock */
+    gate_unlock();
+    sched_yield();
+    gate_lock();
+  }
+  atomic_store(&stream->gone, true); /* from now on nobody marks it, and its record may become another stream's */
   atomic_fetch_add(&generation, 1);
+  atomic_flag_clear(&stream->marking);
   gate_unlock();
   gate_watch_settle();
-  while (atomic_flag_test_and_set(&stream->marking)) sched_yield(); /* gate_mark_tails of another thread */
-  atomic_flag_clear(&stream->marking);
   gate_lock();
   drop_uncounted(context);
   gate_unlock();

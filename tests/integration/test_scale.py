@@ -9,7 +9,7 @@ from bench.scale import Wanted, judged, measure
 
 @pytest.mark.timeout(120)
 def test_tenants_and_processes_that_come_and_go_leave_nothing():
-    outcome = measure(Wanted(8, cards=2, tenants=3, processes=2, process_seconds=1, tenant_seconds=3))
+    outcome = measure(Wanted(8, cards=2, tenants=3, processes=2, process_pauses=2, tenant_seconds=3))
     assert outcome.faults == []
     result = judged(outcome)
     assert result["tenants_ended"] > 2 + 2 * 3

@@ -71,7 +71,6 @@ class Survey:
 class _Prepared:
     """What is needed for a glance at a group of cards, as long as nobody comes or goes."""
 
-    subjects: tuple[Subject, ...]  # all there are
     tenants: tuple[tuple[str, tuple[str, ...]], ...]
     regions: RegionList
 
@@ -79,7 +78,6 @@ class _Prepared:
     def of(cls, subjects: tuple[Subject, ...], cards: Group) -> _Prepared:
         chosen = [subject for subject in subjects if not cards.isdisjoint(subject.gpu_uuids)]
         return cls(
-            subjects,
             tuple((subject.id, subject.cgroups) for subject in chosen),
             RegionList(
                 RegionFiles(*row.reader.descriptors(), len(row.gpu_uuids)) for row in chosen if row.reader is not None
@@ -101,6 +99,7 @@ class Surveyor:
         self._regions: dict[HostFile | None, str] = {}  # by their grants
         self._doubts = Doubts()
         self._words = RegionWords()
+        self._prepared_of: tuple[Subject, ...] = ()
         self._prepared: dict[Group, _Prepared] = {}
 
     def glance(self, subjects: tuple[Subject, ...], cards: Group) -> Glance | None:
@@ -108,8 +107,10 @@ class Surveyor:
 
         The same tuple of subjects stands for the same open files.
         """
+        if self._prepared_of is not subjects:
+            self._prepared_of, self._prepared = subjects, {}
         known = self._prepared.get(cards)
-        if known is None or known.subjects is not subjects:
+        if known is None:
             known = self._prepared[cards] = _Prepared.of(subjects, cards)
         try:
             return Glance(

@@ -40,7 +40,8 @@ class HealthWatch:
         self._thread = threading.Thread(target=self._run, name="health of the cards", daemon=True)
 
     def start(self) -> None:
-        """Look once, and go on in a thread."""
+        """Look once, and go on in a thread. Xids are told from now on: the driver keeps none for who asks later."""
+        self._take_xid(0.0)
         self.look()
         self._thread.start()
 
@@ -56,16 +57,19 @@ class HealthWatch:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            try:
-                told = self._source.wait_xid(_LOOK_S)
-            except DriverError:  # a lost card may fail the wait for all; the look says which
-                told = None
-                self._stopping.wait(_LOOK_S)
-            if told is not None and told[0] in self._xids:
-                uuid, xid = told
-                _LOG.warning("GPU %d (%s): Xid %d", self._gpus[uuid].index, uuid, xid)
-                self._xids[uuid] = with_xid(self._xids[uuid], xid)
+            self._take_xid(_LOOK_S)
             self.look()
+
+    def _take_xid(self, seconds: float) -> None:
+        try:
+            told = self._source.wait_xid(seconds)
+        except DriverError:  # a lost card may fail the wait for all; the look says which
+            told = None
+            self._stopping.wait(seconds)
+        if told is not None and told[0] in self._xids:
+            uuid, xid = told
+            _LOG.warning("GPU %d (%s): Xid %d", self._gpus[uuid].index, uuid, xid)
+            self._xids[uuid] = with_xid(self._xids[uuid], xid)
 
     def look(self) -> None:
         """Ask the driver for every card, and tell what has changed."""
