@@ -229,6 +229,15 @@ class Podman(_DockersCommands):
         )  # fmt: skip
 
 
+def tells_why(engine: Engine) -> bool:
+    """Whether it shows all that the runtime has said of a container that does not start.
+
+    Of lines that name a file which is not there Podman shows the first alone, and without the memory controller runc
+    has such a warning. ``podman --log-level=debug`` shows all.
+    """
+    return not isinstance(engine, Podman)
+
+
 @dataclass
 class Containerd(_RunsOrDetaches):
     """containerd v2 and its ``ctr``. A context manager."""

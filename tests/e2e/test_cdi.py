@@ -13,7 +13,7 @@ import pytest
 
 from cgpu.model.units import GIB
 from tests.e2e import image
-from tests.e2e.engines import Containerd, Engine, Podman
+from tests.e2e.engines import Containerd, Engine, Podman, tells_why
 from tests.e2e.host import eventually
 from tests.e2e.node import Node, told
 from tests.e2e.test_walls import ATTEMPTS
@@ -77,8 +77,8 @@ def test_an_image_that_cannot_load_the_shim_is_refused(node: Node, web: None, en
     result = engine.run("musl", Wanted(("echo", "started"), devices=(NAME,), volumes=image.as_of_musl(tmp_path)))
     engine.remove("musl")
     assert (result.returncode != 0, result.stdout) == (True, "")
-    assert "its C library is musl" in result.stderr
-    assert "use an image with glibc, or cgpu-runtime on driver r615 or later" in result.stderr
+    for words in ("its C library is musl", "use an image with glibc, or cgpu-runtime on driver r615 or later"):
+        assert words in result.stderr or not tells_why(engine)
 
 
 def test_a_container_without_it_is_not_touched(node: Node, web: None, engine: Engine):
