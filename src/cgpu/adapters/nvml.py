@@ -257,33 +257,34 @@ class _ProcessList:
     while there is room, and the same answer is the same tuple.
     """
 
-    _VERSIONS: Final = (3, 2)
-
     def __init__(self, kind: str, handle: Any) -> None:
-        self._names = [f"nvmlDeviceGet{kind}RunningProcesses_v{version}" for version in self._VERSIONS]
+        """Raises DriverError where the driver has neither form."""
+        names = [f"nvmlDeviceGet{kind}RunningProcesses_v{version}" for version in (3, 2)]
+        name = next((name for name in names if hasattr(pynvml.nvmlLib, name)), None)
+        if name is None:
+            # What runs on its cards is not guessed: such a driver is older than any that cgpu knows.
+            raise DriverError(
+                f"this driver's NVML has no {names[-1]}: it does not tell what runs on its GPUs",
+                "install a driver of series 450 or later",
+            )
+        self._name = name
+        self._function = getattr(pynvml.nvmlLib, name)
         self._handle = handle
         self._rows = (pynvml.c_nvmlProcessInfo_v3_t * _PROCESSES_ROOM)()
         self._answer: tuple[bytes, tuple[GpuProcess, ...]] = b"", ()
 
     def ask(self) -> tuple[GpuProcess, ...]:
         """The processes now; none where the card does not tell. Raises DriverError."""
-        name = next((name for name in self._names if hasattr(pynvml.nvmlLib, name)), None)
-        if name is None:
-            # What runs on its cards is not guessed: such a driver is older than any that cgpu knows.
-            raise DriverError(
-                f"this driver's NVML has no {self._names[-1]}: it does not tell what runs on its GPUs",
-                "install a driver of series 450 or later",
-            )
-        count = _optional_data(name, 0, self._fill, getattr(pynvml.nvmlLib, name))
+        count = _optional_data(self._name, 0, self._fill)
         data = ctypes.string_at(self._rows, count * ctypes.sizeof(self._rows._type_))
         if data != self._answer[0]:
             self._answer = data, tuple(_gpu_process(row) for row in self._rows[:count])
         return self._answer[1]
 
-    def _fill(self, function: Callable[..., int]) -> int:
+    def _fill(self) -> int:
         while True:
             count = ctypes.c_uint(len(self._rows))
-            code = function(self._handle, ctypes.byref(count), self._rows)
+            code = self._function(self._handle, ctypes.byref(count), self._rows)
             if code == pynvml.NVML_SUCCESS:
                 return count.value
             if code != pynvml.NVML_ERROR_INSUFFICIENT_SIZE:

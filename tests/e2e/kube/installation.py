@@ -23,9 +23,7 @@ CLIENT: Final = "docker.io/local/client:1"
 AGENT_NAMESPACE: Final = "cgpu-agent"
 _RELEASE: Final = "cgpu"
 NAMESPACE: Final = "cgpu-system"
-_POD_S: Final = (
-    150.0  # a kubelet to which a call failed, as while an agent is replaced, tries again after a minute or two
-)
+_POD_S: Final = 150.0  # a kubelet whose call failed, as while an agent is replaced, tries again after a minute or two
 _BEGIN_S: Final = 150.0
 _HELM_S: Final = 300.0  # it waits for its hooks, which may have pods to wait for
 _ALL_PODS_S: Final = 240.0  # in which dozens of pods that are deleted or made at once are gone or known
