@@ -19,6 +19,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -33,6 +34,7 @@ static struct { /* shared by all processes of the tenant */
 
 static const _Atomic(uint32_t) *pause_us;
 static uint64_t state;
+static sigset_t ended;
 
 static uint64_t draw(uint64_t below) { /* xorshift */
   state ^= state << 13;
@@ -52,8 +54,14 @@ static void *function(void *driver, const char *name) {
 
 #define FUNCTION(name) __typeof__(&name) name##_ = (__typeof__(&name))function(driver, #name)
 
+static void rest(void) {
+  unsigned pause = *pause_us;
+  usleep(pause / 2 + (unsigned)draw(pause + 1));
+}
+
 static _Noreturn void live(unsigned life) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
+  sigprocmask(SIG_UNBLOCK, &ended, NULL);
   uint64_t pauses = life / 2 + draw(life) + 1;
   unsigned ending = (unsigned)draw(4); /* 0: killed, 1: in the middle, otherwise in order */
   void *driver = dlopen("libcuda.so.1", RTLD_NOW);
@@ -68,9 +76,13 @@ static _Noreturn void live(unsigned life) {
   CUdeviceptr block[BLOCKS] = {0};
   CUresult result = cuInit_(0);
   if (result == CUDA_SUCCESS) result = cuCtxCreate_v2_(&context, 0, 0);
+  while (result == CUDA_ERROR_OUT_OF_MEMORY && pauses--) { /* who was killed before still holds what it held */
+    counted->refusals++;
+    rest();
+    result = cuCtxCreate_v2_(&context, 0, 0);
+  }
   while (result == CUDA_SUCCESS && pauses--) {
-    unsigned pause = *pause_us;
-    usleep(pause / 2 + (unsigned)draw(pause + 1));
+    rest();
     CUdeviceptr *chosen = &block[draw(BLOCKS)];
     size_t bytes = 1 + draw(BLOCK_MAX);
     if (*chosen) {
@@ -115,12 +127,20 @@ int main(int count, char **words) {
   state = strtoull(words[2], NULL, 10) * 0x9e3779b97f4a7c15u + 1;
   counted = mmap(NULL, sizeof *counted, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (counted == MAP_FAILED) return 1;
+  sigemptyset(&ended);
+  sigaddset(&ended, SIGCHLD);
+  sigprocmask(SIG_BLOCK, &ended, NULL);
   for (unsigned i = 0; i < processes; i++) start(life);
   puts("ready");
   fflush(stdout);
-  struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
-  while (poll(&input, 1, 20) == 0)
+  enum { INPUT, ENDED, WAITED_FOR };
+  struct pollfd wait[WAITED_FOR] = {[INPUT] = {.fd = STDIN_FILENO, .events = POLLIN},
+                                    [ENDED] = {.fd = signalfd(-1, &ended, SFD_CLOEXEC), .events = POLLIN}};
+  while (poll(wait, WAITED_FOR, -1) > 0 && !wait[INPUT].revents) {
+    struct signalfd_siginfo read_away;
+    if (read(wait[ENDED].fd, &read_away, sizeof read_away) < 0) return 1;
     while (waitpid(-1, NULL, WNOHANG) > 0) start(life);
+  }
   signal(SIGTERM, SIG_IGN);
   kill(0, SIGTERM); /* a group of its own: see the caller */
   while (waitpid(-1, NULL, 0) > 0) continue;

@@ -48,6 +48,23 @@ static inline bool cgpu_swap(uint64_t *word, uint64_t from, uint64_t to) {
   return __atomic_compare_exchange_n(word, &from, to, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
 
+/* Fetches a line to write to it. Where others write to it too, a load first would fetch it twice. */
+static inline void cgpu_will_write(const void *address) {
+#ifdef __x86_64__
+  __asm__ volatile("prefetchw %0" : : "m"(*(const char *)address)); /* the builtin fetches it to read */
+#else
+  __builtin_prefetch(address, 1);
+#endif
+}
+
+/* On the line of the account, which whoever charges has just written. */
+static inline void cgpu_note_peak(struct cgpu_usage_gpu *row, uint64_t used_units) {
+  uint64_t used = used_units * CGPU_UNIT_BYTES, peak = __atomic_load_n(&row->peak_bytes, __ATOMIC_RELAXED);
+  while (peak < used &&
+         !__atomic_compare_exchange_n(&row->peak_bytes, &peak, used, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+    continue;
+}
+
 /* ---- the protocol ---- */
 
 /* Brings the charge of the slot that `account` names up to the operation that it names. False when
@@ -79,6 +96,8 @@ static inline bool cgpu_charge(struct cgpu_usage *usage, unsigned slot, unsigned
                                uint64_t limit_units) {
   struct cgpu_usage_slot_gpu *row = &usage->slot[slot].gpu[gpu];
   uint64_t *account = &usage->gpu[gpu].account;
+  cgpu_will_write(account);
+  cgpu_will_write(row);
   uint64_t seen = cgpu_load(account);
   while (cgpu_account_slot(seen) == slot && !cgpu_charge_complete(usage, gpu, seen)) seen = cgpu_load(account);
   const uint64_t own = cgpu_load(&row->charge);
@@ -100,6 +119,7 @@ static inline bool cgpu_charge(struct cgpu_usage *usage, unsigned slot, unsigned
     if (!cgpu_swap(account, seen, named)) continue;
     /* Done, whatever happens to this process now; others complete it before they replace it. */
     cgpu_swap(&row->charge, own, cgpu_charge_word(cgpu_charge_units(own) + (uint64_t)delta, seq));
+    if (delta > 0) cgpu_note_peak(&usage->gpu[gpu], after);
     return true;
   }
 }

@@ -43,27 +43,19 @@ static void fold_surplus(struct cg_process *process, unsigned gpu) {
   holding->estimate_units -= units;
 }
 
-static void note_peak(struct cgpu_usage_gpu *row) {
-  uint64_t used = cgpu_account_used(cgpu_load(&row->account)) * CGPU_UNIT_BYTES;
-  uint64_t peak = __atomic_load_n(&row->peak_bytes, __ATOMIC_RELAXED);
-  while (peak < used &&
-         !__atomic_compare_exchange_n(&row->peak_bytes, &peak, used, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
-    continue;
-}
-
 /* ---- one attempt ---- */
 
 enum limit { WITHIN_QUOTA, WHATEVER_QUOTA };
 
 static bool charge_once(struct cg_process *process, int gpu, uint64_t units, bool estimate, enum limit limit) {
   cg_lock_take(&process->account_lock);
-  struct cgpu_usage *usage = process->region.usage;
   struct cg_holding *holding = &process->holding[gpu];
   bool granted = cg_slot_hold(process);
   if (granted) {
     fold_surplus(process, (unsigned)gpu);
     uint64_t allowed = limit == WITHIN_QUOTA ? limit_units(&process->region.grants->gpu[gpu]) : UINT64_MAX;
-    granted = units <= CGPU_MAX_UNITS && cgpu_charge(usage, process->region.slot, (unsigned)gpu, (int64_t)units, allowed);
+    granted = units <= CGPU_MAX_UNITS &&
+              cgpu_charge(process->region.usage, process->region.slot, (unsigned)gpu, (int64_t)units, allowed);
   }
   if (granted) {
     holding->units += units;
@@ -71,7 +63,6 @@ static bool charge_once(struct cg_process *process, int gpu, uint64_t units, boo
       holding->estimate_units += units;
       holding->estimate_asked += units;
     }
-    note_peak(&usage->gpu[gpu]);
     publish(process, (unsigned)gpu);
   }
   cg_lock_give(&process->account_lock);

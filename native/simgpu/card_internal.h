@@ -125,7 +125,8 @@ extern uint32_t sg_self;  /* own slot; 0 before sg_join and in a forked child */
 int sg_enter(void);       /* the lock, with the own slot known to be ours; or an sg_error */
 bool sg_slot_alive(uint32_t slot); /* asks the kernel; not for the own slot */
 bool sg_can_ask(void);             /* sg_slot_alive can: our descriptor has not been closed */
-void sg_sweep(void);      /* frees what dead processes held; sg_pump does it every 10 ms */
+void sg_sweep(void);     /* frees what dead processes held, of some at a time; sg_pump does it every 10 ms */
+void sg_sweep_all(void); /* of all of them */
 uint32_t sg_pid_seen(uint32_t slot); /* its pid in our namespace; 0: not visible here */
 
 /* ---- card_cgroup.c ---- */

@@ -17,7 +17,7 @@
 #include "card.h"
 
 #define SG_MAGIC 0x4d49535550474355ull /* "UCGPUSIM" */
-#define SG_VERSION 2u
+#define SG_VERSION 3u
 
 #define SG_MAX_PROCESSES 1024u /* slots; a process has one per driver library that it loaded */
 #define SG_MAX_CGROUPS 512u
@@ -200,12 +200,13 @@ struct sg_state {
   _Alignas(64) _Atomic uint32_t lock; /* card_lock.c */
   _Atomic uint64_t recoveries;        /* locks taken over from the dead; by the taker */
   _Alignas(64) _Atomic uint32_t notes; /* length of the undo log */
+  _Atomic uint32_t slot_hint;          /* below the lowest slot that may be free; any value is right */
 
   /* Channels with new items, a bit each: set by producers after publishing, cleared by the pump. */
   _Alignas(64) _Atomic uint64_t doorbell[SG_MAX_CHANNELS / 64];
 
   _Alignas(64) uint64_t time_ns; /* the cards have been advanced to here */
-  uint64_t created_ns, swept_ns, next_claim;
+  uint64_t created_ns, swept_ns, sweep_slot, next_claim;
   struct sg_list timers;         /* channels by wake_ns */
   struct sg_pool process_pool, context_pool, channel_pool, fence_pool, object_pool, ref_pool, extent_pool;
   uint64_t finished_count;

@@ -170,7 +170,7 @@ int sg_object_create(int card_index, uint64_t bytes, bool managed, uint32_t *ind
     return SG_E_NOMEM;
   }
   if (!fits(card, card_index, granules, managed)) {
-    sg_sweep();
+    sg_sweep_all();
     if (!fits(card, card_index, granules, managed)) return SG_E_NOMEM;
   }
   *index = SG_TAKE(object_pool, object);

@@ -16,6 +16,9 @@
 #include "card_internal.h"
 #include "card_ofd.h"
 
+/* For one process the kernel walks over the locks of all of them. */
+#define SWEEP_PROCESSES 32u
+
 uint32_t sg_self;
 
 static struct sg_opened locks = {-1, 0, 0}, pids = {-1, 0, 0};
@@ -84,20 +87,34 @@ static void free_process(uint32_t slot) {
   SG_SET(process->state, SG_PROCESS_FREE);
   SG_ADD(process->claim, 1);
   sg_commit();
+  if (slot <= atomic_load_explicit(&sg_state->slot_hint, memory_order_relaxed))
+    atomic_store_explicit(&sg_state->slot_hint, slot - 1, memory_order_relaxed);
 }
 
-void sg_sweep(void) {
+/* Asks for so many processes at most, from where the last sweep has stopped. */
+static void sweep(uint32_t most) {
   SG_SET(sg_state->swept_ns, sg_now_ns());
   if (!sg_can_ask()) return;
-  for (uint32_t slot = 1; slot < sg_state->process_pool.fresh; slot++)
-    if (slot != sg_self && sg_state->process[slot].state == SG_PROCESS_LIVE && !sg_slot_alive(slot))
-      free_process(slot);
+  uint32_t end = sg_state->process_pool.fresh, slot = (uint32_t)sg_state->sweep_slot;
+  for (uint32_t seen = 1; seen < end && most; seen++) {
+    slot = slot + 1 < end ? slot + 1 : 1;
+    if (slot == sg_self || sg_state->process[slot].state != SG_PROCESS_LIVE) continue;
+    most--;
+    if (!sg_slot_alive(slot)) free_process(slot);
+  }
+  SG_SET(sg_state->sweep_slot, slot);
 }
+
+void sg_sweep(void) { sweep(SWEEP_PROCESSES); }
+void sg_sweep_all(void) { sweep(SG_MAX_PROCESSES); }
 
 /* Locks the byte of a slot that nobody has, and the machine's lock. */
 static int take_slot(void) {
-  for (uint32_t slot = 1; slot < SG_MAX_PROCESSES; slot++) {
+  uint32_t first = atomic_load_explicit(&sg_state->slot_hint, memory_order_relaxed) % (SG_MAX_PROCESSES - 1);
+  for (uint32_t tried = 0; tried < SG_MAX_PROCESSES - 1; tried++) {
+    uint32_t slot = 1 + (first + tried) % (SG_MAX_PROCESSES - 1);
     if (sg_ofd_lock(locks.file, (long)slot) != 0) continue;
+    atomic_store_explicit(&sg_state->slot_hint, slot, memory_order_relaxed);
     sg_self = slot;
     if (!sg_inherit_lock()) sg_lock();
     return SG_OK;

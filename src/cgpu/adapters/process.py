@@ -7,11 +7,14 @@ Facts come from proc(5): field 22 of ``stat`` (start time in clock ticks), the `
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import select
+import threading
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, NamedTuple
 
 from cgpu.adapters import mounts
 from cgpu.adapters.mounts import HostFile
@@ -34,17 +37,22 @@ class Identity:
 
     def is_same(self, other: Identity) -> bool:
         """Equal, with an unreadable namespace taken as agreeing."""
-        return (self.pid, self.start_ticks) == (other.pid, other.start_ticks) and (
-            self.pid_namespace == other.pid_namespace or 0 in (self.pid_namespace, other.pid_namespace)
-        )
+        return (self.pid, self.start_ticks) == (other.pid, other.start_ticks) and self.is_in(other.pid_namespace)
+
+    def is_in(self, pid_namespace: int) -> bool:
+        """Whether its namespace is that one, as far as both may be read."""
+        return self.pid_namespace == pid_namespace or 0 in (self.pid_namespace, pid_namespace)
 
 
 class ProcessTable:
     """Reads /proc. ``root`` stands for it in tests."""
 
-    def __init__(self, root: Path = Path("/proc")) -> None:
+    def __init__(self, root: Path = Path("/proc"), watch: ProcessWatch | None = None) -> None:
+        """``watch``: who is watched there is not asked for again as long as it lives."""
         self._root = root
+        self._watch = watch
         self._identities: dict[int, Identity] = {}  # of processes that were seen; by host pid
+        self._watched: dict[int, tuple[int, Identity]] = {}  # by host pid: seen since that number of the watch
 
     def identity(self, host_pid: int) -> Identity | None:
         """Who the process is, or None when there is none."""
@@ -68,6 +76,23 @@ class ProcessTable:
             self._identities.clear()
         identity = self._identities[host_pid] = Identity(int(inner), ticks, namespace)
         return identity
+
+    def identities(self, host_pids: Collection[int]) -> dict[int, Identity | None]:
+        """Who these processes are, as ``identity`` tells it."""
+        living = {} if self._watch is None else self._watch.living()
+        found: dict[int, Identity | None] = {}
+        if len(self._watched) >= _IDENTITIES_MAX:
+            self._watched.clear()
+        for pid in host_pids:
+            number, known = living.get(pid), self._watched.get(pid)
+            if number is not None and known is not None and known[0] == number:
+                found[pid] = known[1]
+                continue
+            identity = found[pid] = self.identity(pid)
+            # Of whom it was read while the watch was on, it is as long as that watch has not told of an end.
+            if number is not None and identity is not None:
+                self._watched[pid] = number, identity
+        return found
 
     def start_ticks(self, host_pid: int) -> int | None:
         """Clock ticks from boot to the start of the process; None when it is gone or a zombie."""
@@ -152,12 +177,22 @@ def pidfd_error() -> str:
     return ""
 
 
+class _Watched(NamedTuple):
+    host_pid: int
+    number: int
+
+
 class ProcessWatch:
-    """Waits for the end of processes through pidfds, and for being woken."""
+    """Waits for the end of processes through pidfds, and for being woken.
+
+    One thread waits and says who is watched; any thread may ask for the living.
+    """
 
     def __init__(self) -> None:
         self._poll = select.epoll()  # what it takes to wait does not grow with the processes
-        self._pids: dict[int, int] = {}  # descriptor -> host pid
+        self._lock = threading.Lock()  # of the next two
+        self._watched: dict[int, _Watched] = {}  # by descriptor
+        self._numbers = itertools.count()
         self._gone: set[int] = set()  # ended before they could be watched; not told yet
         self._ended: set[int] = set()  # a zombie's pidfd would end every wait at once
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -169,17 +204,24 @@ class ProcessWatch:
             descriptor = os.pidfd_open(host_pid)
         except OSError:
             return False
-        self._pids[descriptor] = host_pid
-        self._poll.register(descriptor, select.EPOLLIN)
+        with self._lock:
+            self._watched[descriptor] = _Watched(host_pid, next(self._numbers))
+            self._poll.register(descriptor, select.EPOLLIN)
         return True
+
+    def living(self) -> dict[int, int]:
+        """The watched processes that have not ended, by host pid: a number that no other watch of a process has."""
+        with self._lock:
+            ended = {descriptor for descriptor, _ in self._poll.poll(0, max(1, len(self._watched) + 1))}
+            return {row.host_pid: row.number for descriptor, row in self._watched.items() if descriptor not in ended}
 
     def watch_only(self, host_pids: set[int]) -> None:
         """Watch exactly these from now on; of those that have ended the end is not told again."""
         self._ended &= host_pids
-        for descriptor, pid in list(self._pids.items()):
-            if pid not in host_pids:
+        for descriptor, row in list(self._watched.items()):
+            if row.host_pid not in host_pids:
                 self._forget(descriptor)
-        for pid in host_pids - self._ended - set(self._pids.values()):
+        for pid in host_pids - self._ended - {row.host_pid for row in self._watched.values()}:
             if not self.watch(pid):
                 self._gone.add(pid)
 
@@ -201,12 +243,13 @@ class ProcessWatch:
 
     def close(self) -> None:
         """Release all descriptors."""
-        for descriptor in list(self._pids):
+        for descriptor in list(self._watched):
             self._forget(descriptor)
         self._poll.close()
         os.close(self._wake)
 
     def _forget(self, descriptor: int) -> int:
-        self._poll.unregister(descriptor)
-        os.close(descriptor)
-        return self._pids.pop(descriptor)
+        with self._lock:
+            self._poll.unregister(descriptor)
+            os.close(descriptor)
+            return self._watched.pop(descriptor).host_pid

@@ -124,7 +124,7 @@ class Owners:
     def slots_of(self, identity: Identity) -> tuple[Owned, ...]:
         """The slots of a process that lives: several where a tenant has written another's process into its own."""
         found = self._by_process.get((identity.pid, identity.start_ticks), ())
-        return tuple(row for row in found if identity.is_same(_identity(row.slot)))
+        return tuple(row for row in found if identity.is_in(row.slot.pid_namespace))
 
     def slot(self, key: SlotKey | None) -> Owned | None:
         """One life of a slot; None when it is over."""
@@ -186,10 +186,6 @@ def _owned(process: CardProcess, owners: Owners, before: Memory) -> Owned | None
     if len(found) > 1:
         return next((row for row in found if _belongs(process, row.tenant)), found[0])
     return found[0] if found else None
-
-
-def _identity(slot: Slot) -> Identity:
-    return Identity(slot.pid, slot.start_ticks, slot.pid_namespace)
 
 
 def _belongs(process: CardProcess, tenant: TenantFacts) -> bool:

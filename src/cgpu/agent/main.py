@@ -75,7 +75,9 @@ class Agent:
             patience = _PREDECESSOR_SECONDS if private else 0.0
             self._folder = RuntimeFolder(settings.runtime_dir, settings.agent_lock, patience)
             undo.callback(self._folder.close)
-            processes, cgroups = ProcessTable(), CgroupTree()
+            self._watch = ProcessWatch()
+            undo.callback(self._watch.close)
+            processes, cgroups = ProcessTable(watch=self._watch), CgroupTree()
             driver = driver_tree(settings)
             cuda = None if driver is None else driver.library_here(CUDA)
             locks = GpuLocks(settings.lock_dir)
@@ -100,8 +102,6 @@ class Agent:
             undo.callback(arbiter.stop)
             self.state.recover()
             self._reconciler = Reconciler(self.state, node)
-            self._watch = ProcessWatch()
-            undo.callback(self._watch.close)
             views = Views(self.state, node, private=private, runtime_dir=str(settings.runtime_dir))
             self._api = Api(self.state, views, os.geteuid(), self._watch.wake)
             self._server = ApiServer(settings.agent_socket, self._api)
@@ -159,13 +159,13 @@ class Agent:
         started = time.monotonic()
         rounds = Rounds(round(self._settings.reconcile_seconds * _NS_PER_S), _CHORES_NS)
         ended: set[int] = set()
-        woken = True
+        woken = first_ended = True
         while not self._stopping.is_set():
             now_ns = time.monotonic_ns()
             turn = rounds.turn(now_ns, self.state.card_groups(), self._reconciler.cards_of(ended), woken=woken)
             if turn.chores:
                 self._make_folder_again()
-            watched = self._reconciler.tick(now_ns, turn.groups, chores=turn.chores, woken=woken)
+            watched = self._reconciler.tick(now_ns, turn.groups, chores=turn.chores, ended=first_ended)
             had_tenant |= watched.tenants_left > 0
             waited_long = time.monotonic() - started > _FIRST_TENANT_SECONDS
             if (
@@ -181,7 +181,8 @@ class Agent:
             wait_ns = rounds.wait_ns(now_ns, watched.stirred, rests=watched.rests)
             ended = self._watch.wait(wait_ns / _NS_PER_S)
             is_early = time.monotonic_ns() - now_ns < wait_ns
-            woken = not ended.isdisjoint(watched.firsts) or (not ended and is_early)
+            first_ended = not ended.isdisjoint(watched.firsts)
+            woken = first_ended or (not ended and is_early)
 
 
 def run_agent(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -53,8 +53,8 @@ class GpuNode(Protocol):
 class Processes(Protocol):
     """Processes of the host; ``cgpu.adapters.process.ProcessTable``."""
 
-    def identity(self, host_pid: int) -> Identity | None:
-        """Who it is; None when there is none."""
+    def identities(self, host_pids: Collection[int]) -> dict[int, Identity | None]:
+        """Who they are; None for one that is gone."""
 
     def start_ticks(self, host_pid: int) -> int | None:
         """When it started; None when there is none."""

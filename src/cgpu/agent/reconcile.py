@@ -17,7 +17,7 @@ from typing import Final
 from cgpu.agent.ports import GpuNode
 from cgpu.agent.rounds import Group
 from cgpu.agent.state import NodeState
-from cgpu.agent.stillness import Stillness
+from cgpu.agent.stillness import Glance, Stillness
 from cgpu.agent.survey import Survey
 from cgpu.errors import CgpuError, RegionError
 from cgpu.model.tenant import Gpu, Policy, Tenant
@@ -70,21 +70,29 @@ class Reconciler:
         self._lingering = False  # a tenant's first process has ended, others of it have not
 
     def tick(
-        self, now_ns: int, groups: Collection[Group] | None = None, *, chores: bool = True, woken: bool = True
+        self, now_ns: int, groups: Collection[Group] | None = None, *, chores: bool = True, ended: bool = True
     ) -> Watched:
         """One comparison, at CLOCK_MONOTONIC ``now_ns``. Never raises CgpuError: what fails is logged once.
 
-        Of these ``groups`` of cards, None: all. ``chores``: look also after what belongs to no card. ``woken``: a
+        Of these ``groups`` of cards, None: all. ``chores``: look also after what belongs to no card. ``ended``: a
         tenant may have ended. Who has not is not asked otherwise: its end would have woken the agent.
+
+        Between two groups, who waits for the state gets it.
         """
         with self._state.lock:
             known = self._state.card_groups()
             chosen = known if groups is None else groups
             self._still.keep_only(known)
-            self._guard("survey", lambda: self._compare(now_ns, chosen))
+            glances = {group: self._state.glance(group) for group in chosen}
+            moving = self._still.to_look_at(glances, now_ns)
+        for group in moving:
+            with self._state.lock:
+                if group in self._state.card_groups():  # nobody has joined it to another one meanwhile
+                    self._guard("survey", partial(self._compare, now_ns, group, glances[group]))
+        with self._state.lock:
             self._guard("utilisation", lambda: self._tell_utilisation(now_ns, frozenset[str]().union(*chosen)))
             if chores:
-                self._chores(now_ns, woken=woken)
+                self._chores(now_ns, ended=ended)
             return self._watched()
 
     def cards_of(self, host_pids: Collection[int]) -> frozenset[str]:
@@ -96,8 +104,8 @@ class Reconciler:
             if any(not ended.isdisjoint(pids) for pids in tenants.values())
         )
 
-    def _chores(self, now_ns: int, *, woken: bool) -> None:
-        if woken or self._lingering or self._asked_ns is None or now_ns - self._asked_ns >= _ASK_NS:
+    def _chores(self, now_ns: int, *, ended: bool) -> None:
+        if ended or self._lingering or self._asked_ns is None or now_ns - self._asked_ns >= _ASK_NS:
             self._guard("tenants", lambda: self._remove_ended(now_ns))
         self._guard("containers", self._state.drop_ended_members)
         self._guard("limits", self._state.bring_limits)
@@ -144,13 +152,9 @@ class Reconciler:
             self._doubted.add(tenant_id)
             _LOG.warning("tenant %s: %s", tenant_id, what)
 
-    def _compare(self, now_ns: int, groups: Collection[Group]) -> None:
-        """Look at those of the groups where something may have changed."""
-        glances = {group: self._state.glance(group) for group in groups}
-        chosen = self._still.to_look_at(glances, now_ns)
-        if not chosen:
-            return
-        survey = self._state.survey(frozenset[str]().union(*chosen))
+    def _compare(self, now_ns: int, group: Group, glance: Glance | None) -> None:
+        """Look at a group."""
+        survey = self._state.survey(group)
         for tenant_id, what in survey.damaged.items():
             self._doubt(tenant_id, what)
         dead: dict[str, list[int]] = {}
@@ -167,9 +171,8 @@ class Reconciler:
             for tenant_id in tenants:
                 self._write_memory(gpu, tenant_id, survey)
             self._on_card[gpu.uuid] = {tenant_id: tuple(row.host_pids) for tenant_id, row in tenants.items()}
-        for group in chosen:
-            ending = any(uuid in survey.cards and survey.cards[uuid].unknown_ending for uuid in group)
-            self._still.looked(group, glances[group], now_ns, ending=ending)
+        ending = any(card.unknown_ending for card in survey.cards.values())
+        self._still.looked(group, glance, now_ns, ending=ending)
 
     def _context_bytes(self, gpu: Gpu, tenant_id: str, shown_bytes: int | None) -> int:
         """What the tenant's next context is charged: where none could be measured, what its own have shown so far.

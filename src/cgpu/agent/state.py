@@ -9,7 +9,6 @@ effect may be repeated.
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -22,12 +21,14 @@ from cgpu.agent.book import Book
 from cgpu.agent.containers import cgroup_of_container, is_container, joined, process_of_container, without_ended
 from cgpu.agent.documents import Member, NodeDocument, Record
 from cgpu.agent.effects import Effects, World
+from cgpu.agent.fair_lock import FairLock
 from cgpu.agent.leaves import Leaves
 from cgpu.agent.ledger import Ledger
 from cgpu.agent.limits import DriverLimits, limits_of
 from cgpu.agent.locks import GpuLocks
 from cgpu.agent.members import held
 from cgpu.agent.ports import ArbiterControl, Cgroups, GpuNode, Processes
+from cgpu.agent.recent import Recent
 from cgpu.agent.regions import Regions
 from cgpu.agent.room import check_card, check_cards, check_change, gpu_named, occupancy, record_named
 from cgpu.agent.rounds import Group
@@ -46,6 +47,7 @@ from cgpu.errors import (
 from cgpu.model.admission import admit, fits_time
 from cgpu.model.tenant import ComputeLayer, Gpu, GpuPolicy, MemoryLayer, Policy, Share, Tenant
 from cgpu.model.units import MIB
+from cgpu.region.reader import GrantsSnapshot
 from cgpu.region.writer import Owner
 
 DEFAULT_CONTEXT_BYTES: Final = 512 * MIB  # until NVML has shown a context: on the safe side of 300 to 500 MiB
@@ -68,6 +70,7 @@ class NodeState:
         measure_context: Callable[[Gpu], int | None] = lambda _: None,
         unmeasured_context_bytes: int = DEFAULT_CONTEXT_BYTES,
         clock_ns: Callable[[], int] = time.monotonic_ns,
+        worked_ns: Callable[[], int] = time.thread_time_ns,
         check_node: Callable[[], None] = lambda: None,
         step: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -78,7 +81,7 @@ class NodeState:
         ``measure_context`` tells what a bare context takes on a card, or None; it is asked once per
         card, before the first tenant's region is made.
         """
-        self.lock = threading.RLock()
+        self.lock = FairLock()
         self.arbiter = arbiter
         self.processes = processes
         self.ledger = ledger
@@ -109,6 +112,8 @@ class NodeState:
             ),
         )
         self._surveyor = Surveyor(node, processes, cgroups, clock_ns)
+        self._recent = Recent()
+        self._clock_ns, self._worked_ns = clock_ns, worked_ns
         self._known_subjects: tuple[dict[str, Record], int, tuple[Subject, ...]] | None = None
         self._faults: dict[str, str] = {}
         self._closing = False
@@ -134,13 +139,11 @@ class NodeState:
 
     def records(self) -> tuple[Record, ...]:
         """All tenants, oldest first."""
-        with self.lock:
-            return self._book.records()
+        return self._book.records()
 
     def record(self, name: str) -> Record:
         """The tenant with this id or name. Raises NoSuchTenantError."""
-        with self.lock:
-            return record_named(name, self._book.document.records)
+        return record_named(name, self._book.document.records)
 
     def region(self, tenant_id: str) -> Path:
         """The tenant's folder."""
@@ -156,8 +159,7 @@ class NodeState:
 
     def policy_in_force(self, gpu: Gpu) -> Policy:
         """The policy that holds now."""
-        with self.lock:
-            return self._book.document.policy_in_force(gpu.uuid)
+        return self._book.document.policy_in_force(gpu.uuid)
 
     def compute_layer(self, gpu: Gpu) -> ComputeLayer:
         """What divides the card's time."""
@@ -186,7 +188,26 @@ class NodeState:
     def survey(self, cards: Collection[str] | None = None) -> Survey:
         """Look at the node now, or at some of its cards, by UUID. Raises DriverError when NVML does not answer."""
         with self.lock:
-            return self._surveyor.look(self._subjects(), cards)
+            subjects, at_ns, worked_ns = self._subjects(), self._clock_ns(), self._worked_ns()
+            survey = self._surveyor.look(subjects, cards)
+            self._recent.remember(survey, subjects, at_ns, self._worked_ns() - worked_ns)
+            return survey
+
+    def recent_survey(self, cards: Collection[str] | None = None) -> Survey:
+        """As ``survey``, for questions: of cards at which a look takes long it may be up to a second old."""
+        cards = self._gpus if cards is None else cards
+        to_look_at = self._recent.to_look_at(cards, self._subjects(), self._clock_ns())
+        if to_look_at:
+            self.survey(to_look_at)
+        return self._recent.survey(cards)
+
+    def grants_now(self, tenant_id: str) -> GrantsSnapshot | None:
+        """What the tenant's region grants; None where it cannot be read."""
+        reader = self.regions.reader(tenant_id)
+        try:
+            return None if reader is None else reader.grants()
+        except RegionError:
+            return None
 
     def glance(self, cards: Group) -> Glance | None:
         """What a look at these cards would begin with; None where something cannot be read."""
@@ -195,8 +216,8 @@ class NodeState:
 
     def _subjects(self) -> tuple[Subject, ...]:
         """All tenants; the same tuple as long as they and their open regions are the same."""
-        key = self._book.document.records, self.regions.changes
-        if self._known_subjects is None or self._known_subjects[0] is not key[0] or self._known_subjects[1] != key[1]:
+        key, known = (self._book.document.records, self.regions.changes), self._known_subjects
+        if known is None or known[0] is not key[0] or known[1] != key[1]:
             subjects = (
                 Subject(
                     id=tenant_id,
@@ -205,10 +226,12 @@ class NodeState:
                     reader=self.regions.reader(tenant_id),
                     gpu_uuids=tuple(share.gpu_uuid for share in record.tenant.shares),
                 )
-                for tenant_id, record in self._book.document.records.items()
+                for tenant_id, record in key[0].items()
             )
-            self._known_subjects = *key, tuple(subjects)
-        return self._known_subjects[2]
+            now = tuple(subjects)
+            # Most changes are of a tenant's share, and change no subject.
+            self._known_subjects = known = *key, known[2] if known is not None and known[2] == now else now
+        return known[2]
 
     # ---- changing ----
 

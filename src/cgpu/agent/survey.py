@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cgpu.adapters.mounts import HostFile
 from cgpu.adapters.nvml import GpuProcess
+from cgpu.adapters.process import Identity
 from cgpu.adapters.region_words import RegionFiles, RegionList, RegionWords
 from cgpu.agent.attribution import Attributed, Card, CardProcess, Memory, Owners, SlotKey, TenantFacts, attribute
 from cgpu.agent.doubts import Claim, Doubts, doubts_of
@@ -97,6 +98,7 @@ class Surveyor:
         self._cgroups = cgroups
         self._memory: dict[str, Memory] = {}  # by GPU UUID
         self._regions: dict[HostFile | None, str] = {}  # by their grants
+        self._learnt: tuple[Subject, ...] | None = None
         self._doubts = Doubts()
         self._words = RegionWords()
         self._prepared_of: tuple[Subject, ...] = ()
@@ -149,7 +151,12 @@ class Surveyor:
             except DriverError as error:  # one card that is lost does not hide the others
                 failed[gpu.uuid] = error
                 listed.pop(gpu.uuid, None)
-        looks = {gpu.uuid: self._card(gpu, listed[gpu.uuid], subjects, readings) for gpu in gpus if gpu.uuid in listed}
+        identities = self._processes.identities({row.host_pid for rows in listed.values() for row in rows})
+        looks = {
+            gpu.uuid: self._card(gpu, [(row, identities[row.host_pid]) for row in listed[gpu.uuid]], subjects, readings)
+            for gpu in gpus
+            if gpu.uuid in listed
+        }
         for tenant_id, what in self._contradictions(subjects, readings, looks):
             damaged.setdefault(tenant_id, what)
         return Survey(readings, damaged, looks, used, _releasable(subjects, readings, looks), failed)
@@ -169,7 +176,11 @@ class Surveyor:
                     yield subject.id, f"region {subject.region}: {what}"
 
     def _card(
-        self, gpu: Gpu, listed: tuple[GpuProcess, ...], subjects: tuple[Subject, ...], readings: dict[str, Reading]
+        self,
+        gpu: Gpu,
+        listed: Sequence[tuple[GpuProcess, Identity | None]],
+        subjects: tuple[Subject, ...],
+        readings: dict[str, Reading],
     ) -> Card:
         facts = [
             TenantFacts(
@@ -187,7 +198,7 @@ class Surveyor:
         ]
         owners = Owners(facts)
         card = attribute(
-            [self._describe(process, owners) for process in listed],
+            [self._describe(process, identity, owners) for process, identity in listed],
             owners,
             self._memory.get(gpu.uuid, Memory()),
             self._clock_ns(),
@@ -195,9 +206,9 @@ class Surveyor:
         self._memory[gpu.uuid] = card.memory
         return card
 
-    def _describe(self, process: GpuProcess, owners: Owners) -> CardProcess:
+    def _describe(self, process: GpuProcess, identity: Identity | None, owners: Owners) -> CardProcess:
         """What is known of it; where it comes from is asked only where no slot, or more than one, is its."""
-        pid, identity = process.host_pid, self._processes.identity(process.host_pid)
+        pid = process.host_pid
         if identity is None or len(owners.slots_of(identity)) == 1:
             return CardProcess(pid, process.memory_bytes, identity)
         return CardProcess(
@@ -210,12 +221,14 @@ class Surveyor:
         )
 
     def _learn_regions(self, subjects: tuple[Subject, ...]) -> None:
-        wanted = {str(subject.region) for subject in subjects}
-        if wanted != set(self._regions.values()):
-            known = {region: file for file, region in self._regions.items()}
-            self._regions = {
-                known.get(region) or self._processes.file_of(Path(region) / GRANTS): region for region in wanted
-            }
+        if self._learnt is subjects:
+            return
+        known = {region: file for file, region in self._regions.items()}
+        self._regions = {
+            known.get(region) or self._processes.file_of(Path(region) / GRANTS): region
+            for region in {str(subject.region) for subject in subjects}
+        }
+        self._learnt = subjects
 
     def _region(self, host_pid: int) -> str:
         """The region that the process has mounted, or else was started with; a container may say anything."""
@@ -250,14 +263,12 @@ def _read_all(subjects: tuple[Subject, ...]) -> tuple[dict[str, Reading], dict[s
 
 
 def _moved(reader: RegionReader, usage: UsageSnapshot, row: int) -> frozenset[int]:
-    moved = set()
-    for slot in usage.slots:
-        try:
-            if reader.charge_seq(slot.index, row) != slot.gpus[row].charge_seq:
-                moved.add(slot.index)
-        except RegionError:
-            moved.add(slot.index)
-    return frozenset(moved)
+    indices = [slot.index for slot in usage.slots]
+    try:
+        now = reader.charge_seqs(indices, row)
+    except RegionError:
+        return frozenset(indices)
+    return frozenset(slot.index for slot in usage.slots if slot.gpus[row].charge_seq != now[slot.index])
 
 
 def _releasable(

@@ -48,25 +48,25 @@ class Views:
 
     def gpus(self) -> list[dict[str, Any]]:
         """All cards."""
-        with self._state.lock:
-            survey = self._state.survey()
-            return [self._gpu(gpu, survey) for gpu in self._state.gpus()]
+        survey = self._state.recent_survey()
+        return [self._gpu(gpu, survey) for gpu in self._state.gpus()]
 
     def gpu(self, gpu: Gpu) -> dict[str, Any]:
         """One card."""
-        with self._state.lock:
-            return self._gpu(gpu, self._state.survey((gpu.uuid,)))
+        return self._gpu(gpu, self._state.recent_survey((gpu.uuid,)))
 
     def tenants(self) -> list[dict[str, Any]]:
         """All tenants."""
-        with self._state.lock:
-            survey = self._state.survey()
-            return [self._tenant(record, survey) for record in self._state.records()]
+        survey = self._state.recent_survey()
+        return [self._tenant(record, survey) for record in self._state.records()]
 
     def tenant(self, record: Record) -> dict[str, Any]:
         """One tenant."""
-        with self._state.lock:
-            return self._tenant(record, self._state.survey({share.gpu_uuid for share in record.tenant.shares}))
+        survey = self._state.recent_survey({share.gpu_uuid for share in record.tenant.shares})
+        reading, grants = survey.readings.get(record.tenant.id), self._state.grants_now(record.tenant.id)
+        if reading is not None and grants is not None:  # its share may have been changed since the look
+            survey.readings[record.tenant.id] = replace(reading, grants=grants)
+        return self._tenant(record, survey)
 
     def account(self, query: AccountQuery) -> list[dict[str, Any]]:
         """Time got and waited for, up to now. Raises what ``Ledger.rows`` raises."""

@@ -13,6 +13,7 @@ import fcntl
 import os
 import struct
 import uuid
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar, cast
@@ -24,8 +25,8 @@ from cgpu.region.words import Account, Charge, effective_units
 
 _STABLE_READS: Final = 8  # a tenant that charges all the time changes its words at each reading
 _F_OFD_GETLK: Final = 36  # linux/fcntl.h; not in the fcntl module
+_WORD: Final = struct.Struct("<Q")
 _FLOCK: Final = struct.Struct("hhqqi4x")
-_GRANTED_BYTES: Final = layout.Grants.gpu.offset + ctypes.sizeof(layout.GrantsGpu) * layout.CGPU_MAX_GPUS
 _KINDS: Final = {
     GRANTS: (layout.CGPU_GRANTS_MAGIC, ctypes.sizeof(layout.Grants)),
     USAGE: (layout.CGPU_USAGE_MAGIC, ctypes.sizeof(layout.Usage)),
@@ -159,6 +160,8 @@ class RegionReader:
         # decoded again.
         self._granted: tuple[bytes, GrantsSnapshot] | None = None
         self._used: tuple[bytes, int, UsageSnapshot] | None = None
+        self._slots_seen = 0  # that were ever in use, at the last reading
+        self._granted_rows = layout.CGPU_MAX_GPUS  # of the table, likewise
         try:
             for name in (GRANTS, USAGE, LOCKS):
                 self._files[name] = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -183,11 +186,14 @@ class RegionReader:
 
     def grants(self) -> GrantsSnapshot:
         """What flows down. Raises RegionError when it is no longer a region's file."""
-        data = self._bytes(GRANTS, _GRANTED_BYTES, 0)
+        data = self._bytes(GRANTS, _granted_bytes(self._granted_rows), 0)
         header = layout.GrantsHeader.from_buffer_copy(data)
         self._check(GRANTS, header)
         if header.gpu_count > layout.CGPU_MAX_GPUS:
             raise self._damaged(f"{header.gpu_count} GPUs")
+        if header.gpu_count > self._granted_rows:
+            data = self._bytes(GRANTS, _granted_bytes(header.gpu_count), 0)
+        self._granted_rows = header.gpu_count
         unchanging = data[: _HEARTBEAT.offset] + data[_HEARTBEAT.offset + _HEARTBEAT.size :]
         if self._granted is None or self._granted[0] != unchanging:
             self._granted = unchanging, self._grants(header, data)
@@ -220,11 +226,8 @@ class RegionReader:
 
     def _settled(self, gpu_count: int) -> tuple[bytes, bool]:
         """The file up to the last slot that was ever in use, and whether the accounts stood still at that moment."""
-        header = self._structure(USAGE, layout.UsageHeader, 0)
-        self._check(USAGE, header)
-        seen = min(header.slots_seen, layout.CGPU_MAX_SLOTS)
         for _ in range(_STABLE_READS):
-            data = self._bytes(USAGE, layout.Usage.slot.offset + seen * ctypes.sizeof(layout.UsageSlot), 0)
+            data = self._seen()
             if self._used is not None and self._used[0] == data and self._used[2].settled:
                 return data, True
             rows = _rows(data, gpu_count)
@@ -233,9 +236,19 @@ class RegionReader:
                 return data, True
         return data, False
 
+    def _seen(self) -> bytes:
+        data = self._bytes(USAGE, _usage_bytes(self._slots_seen), 0)
+        header = layout.UsageHeader.from_buffer_copy(data)
+        self._check(USAGE, header)
+        seen = min(header.slots_seen, layout.CGPU_MAX_SLOTS)
+        if seen > self._slots_seen:
+            data = self._bytes(USAGE, _usage_bytes(seen), 0)
+        self._slots_seen = seen
+        return data[: _usage_bytes(seen)]
+
     def _usage(self, data: bytes, gpu_count: int, settled: bool) -> UsageSnapshot:
         rows = _rows(data, gpu_count)
-        seen = (len(data) - layout.Usage.slot.offset) // ctypes.sizeof(layout.UsageSlot)
+        seen = (len(data) - _usage_bytes(0)) // ctypes.sizeof(layout.UsageSlot)
         slots = (layout.UsageSlot * seen).from_buffer_copy(data, layout.Usage.slot.offset)
         accounts = [Account.unpack(row.account) for row in rows]
         return UsageSnapshot(
@@ -254,16 +267,16 @@ class RegionReader:
             settled=settled,
         )
 
-    def charge_seq(self, slot: int, row: int) -> int:
-        """The sequence number of a slot's charge now: unchanged means that nothing was charged since."""
-        offset = (
-            layout.Usage.slot.offset
-            + slot * ctypes.sizeof(layout.UsageSlot)
-            + layout.UsageSlot.gpu.offset
-            + row * ctypes.sizeof(layout.UsageSlotGpu)
-            + layout.UsageSlotGpu.charge.offset
+    def charge_seqs(self, slots: Collection[int], row: int) -> dict[int, int]:
+        """The sequence numbers of these slots' charges now: unchanged means that nothing was charged since."""
+        if not slots:
+            return {}
+        size, first = ctypes.sizeof(layout.UsageSlot), min(slots)
+        data = self._bytes(USAGE, (max(slots) - first + 1) * size, layout.Usage.slot.offset + first * size)
+        place = (
+            layout.UsageSlot.gpu.offset + row * ctypes.sizeof(layout.UsageSlotGpu) + layout.UsageSlotGpu.charge.offset
         )
-        return Charge.unpack(int.from_bytes(self._bytes(USAGE, layout.UsageSlotGpu.charge.size, offset), "little")).seq
+        return {slot: Charge.unpack(_WORD.unpack_from(data, (slot - first) * size + place)[0]).seq for slot in slots}
 
     def slot_alive(self, slot: int) -> bool:
         """Whether somebody holds the lock of that slot: the kernel's answer, whatever the pid."""
@@ -325,6 +338,14 @@ class RegionReader:
 
     def _damaged(self, what: str) -> RegionError:
         return RegionError(f"region {self.folder}: damaged ({what})")
+
+
+def _granted_bytes(rows: int) -> int:
+    return int(layout.Grants.gpu.offset) + ctypes.sizeof(layout.GrantsGpu) * rows
+
+
+def _usage_bytes(slots: int) -> int:
+    return int(layout.Usage.slot.offset) + ctypes.sizeof(layout.UsageSlot) * slots
 
 
 def _rows(data: bytes, gpu_count: int) -> ctypes.Array[layout.UsageGpu]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -124,10 +124,9 @@ class FakeHost:
         self.table[host_pid] = process
         return process
 
-    def identity(self, host_pid: int) -> Identity | None:
-        """Who it is."""
-        process = self.table.get(host_pid)
-        return process.identity if process else None
+    def identities(self, host_pids: Collection[int]) -> dict[int, Identity | None]:
+        """Who they are."""
+        return {pid: self.table[pid].identity if pid in self.table else None for pid in host_pids}
 
     def start_ticks(self, host_pid: int) -> int | None:
         """When it started."""

@@ -115,9 +115,10 @@ def test_an_intent_that_account_never_named_did_not_happen(region: Path):
 def test_the_charge_sequence_shows_that_something_was_charged(region: Path):
     process = TenantProcess(region, slot=0, pid=41, start_ticks=410)
     reader = RegionReader(region)
-    before = reader.charge_seq(0, 0)
+    before = reader.charge_seqs((0, 1), 0)
     process.charge(MIB)
-    assert reader.charge_seq(0, 0) == before + 1
+    assert reader.charge_seqs((0, 1), 0) == {0: before[0] + 1, 1: before[1]}
+    assert reader.charge_seqs((), 0) == {}
     process.close()
 
 

@@ -1,0 +1,83 @@
+"""What the last looks at the cards have found, for questions that need not look themselves. Pure.
+
+A look at a card with a hundred processes takes some milliseconds, and keeps everybody else waiting. The agent looks at
+each card where something happens twice a second anyway; where a look takes long, that is good enough for a question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final, NamedTuple, TypeVar
+
+from cgpu.agent.survey import Reading, Subject, Survey
+
+_Value = TypeVar("_Value")
+
+QUICK_NS: Final = 2_000_000
+"""A question looks at its cards itself where that takes no more of a processor's time than this."""
+
+KEPT_NS: Final = 1_000_000_000
+"""Otherwise it may be answered from looks of this age."""
+
+
+class _Look(NamedTuple):
+    survey: Survey
+    tenants: tuple[Subject, ...]
+    at_ns: int
+    cost_ns: int
+
+
+class Recent:
+    """The last look at each card. Any thread may ask while one remembers."""
+
+    def __init__(self) -> None:
+        self._looks: dict[str, _Look] = {}  # by GPU UUID; never changed, but replaced
+
+    def remember(self, survey: Survey, subjects: Collection[Subject], at_ns: int, cost_ns: int) -> None:
+        """A look at the cards of ``survey``, begun at ``at_ns``; it took ``cost_ns`` of a processor's time."""
+        cards = (*survey.cards, *survey.failed)
+        looks = {uuid: _Look(survey, _tenants_on(subjects, uuid), at_ns, cost_ns // len(cards)) for uuid in cards}
+        self._looks = self._looks | looks
+
+    def to_look_at(self, cards: Collection[str], subjects: Collection[Subject], now_ns: int) -> frozenset[str]:
+        """Those of the cards that have to be looked at before ``survey`` can tell of them."""
+        looks = self._looks
+        known = {uuid: looks[uuid] for uuid in cards if uuid in looks}
+        if sum(look.cost_ns for look in known.values()) <= QUICK_NS:
+            return frozenset(cards)
+        fresh = {
+            uuid
+            for uuid, look in known.items()
+            if now_ns - look.at_ns < KEPT_NS and look.tenants == _tenants_on(subjects, uuid)
+        }
+        return frozenset(cards) - fresh
+
+    def survey(self, cards: Collection[str]) -> Survey:
+        """The looks at these cards as one. All of them have been looked at."""
+        looks = self._looks
+        readings: dict[str, Reading] = {}
+        damaged: dict[str, str] = {}
+        for look in sorted((looks[uuid] for uuid in cards), key=lambda look: look.at_ns):
+            for tenant in look.tenants:  # of two cards: the later look decides
+                _set(readings, tenant.id, look.survey.readings.get(tenant.id))
+                _set(damaged, tenant.id, look.survey.damaged.get(tenant.id))
+        surveys = {uuid: looks[uuid].survey for uuid in cards}
+        return Survey(
+            readings=readings,
+            damaged=damaged,
+            cards={uuid: survey.cards[uuid] for uuid, survey in surveys.items() if uuid in survey.cards},
+            used_bytes={uuid: survey.used_bytes[uuid] for uuid, survey in surveys.items() if uuid in survey.cards},
+            releasable=tuple(dict.fromkeys(key for survey in surveys.values() for key in survey.releasable)),
+            failed={uuid: survey.failed[uuid] for uuid, survey in surveys.items() if uuid in survey.failed},
+        )
+
+
+def _set(table: dict[str, _Value], key: str, value: _Value | None) -> None:
+    if value is None:
+        table.pop(key, None)
+    else:
+        table[key] = value
+
+
+def _tenants_on(subjects: Collection[Subject], uuid: str) -> tuple[Subject, ...]:
+    return tuple(subject for subject in subjects if uuid in subject.gpu_uuids)
