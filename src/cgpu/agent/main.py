@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -219,6 +220,7 @@ def run_agent(
     )
 
     def tell_ready() -> None:
+        gc.freeze()  # what was imported stays: it is not gone over each time, which stops all threads
         notify(READY, f"STATUS=serving {len(node.gpus())} GPUs, {len(agent.state.records())} tenants taken over")
         ready()
 
