@@ -19,6 +19,10 @@ class FairLock:
         self._owner: int | None = None
         self._depth = 0
 
+    def awaited(self) -> bool:
+        """Whether another thread waits for it."""
+        return self._next.locked()
+
     def __enter__(self) -> None:
         me = threading.get_ident()
         if self._owner != me:

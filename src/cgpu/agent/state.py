@@ -70,7 +70,7 @@ class NodeState:
         measure_context: Callable[[Gpu], int | None] = lambda _: None,
         unmeasured_context_bytes: int = DEFAULT_CONTEXT_BYTES,
         clock_ns: Callable[[], int] = time.monotonic_ns,
-        worked_ns: Callable[[], int] = time.thread_time_ns,
+        worked_clock_ns: Callable[[], int] = time.thread_time_ns,
         check_node: Callable[[], None] = lambda: None,
         step: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -113,7 +113,7 @@ class NodeState:
         )
         self._surveyor = Surveyor(node, processes, cgroups, clock_ns)
         self._recent = Recent()
-        self._clock_ns, self._worked_ns = clock_ns, worked_ns
+        self._clock_ns, self._worked_clock_ns = clock_ns, worked_clock_ns
         self._known_subjects: tuple[dict[str, Record], int, tuple[Subject, ...]] | None = None
         self._faults: dict[str, str] = {}
         self._closing = False
@@ -188,9 +188,9 @@ class NodeState:
     def survey(self, cards: Collection[str] | None = None) -> Survey:
         """Look at the node now, or at some of its cards, by UUID. Raises DriverError when NVML does not answer."""
         with self.lock:
-            subjects, at_ns, worked_ns = self._subjects(), self._clock_ns(), self._worked_ns()
+            subjects, at_ns, worked_ns = self._subjects(), self._clock_ns(), self._worked_clock_ns()
             survey = self._surveyor.look(subjects, cards)
-            self._recent.remember(survey, subjects, at_ns, self._worked_ns() - worked_ns)
+            self._recent.remember(survey, subjects, at_ns, self._worked_clock_ns() - worked_ns)
             return survey
 
     def recent_survey(self, cards: Collection[str] | None = None) -> Survey:

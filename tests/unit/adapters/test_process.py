@@ -95,6 +95,37 @@ def test_the_watch_tells_once_who_had_ended_before_it_could_be_watched():
     watch.close()
 
 
+def test_who_is_watched_is_read_once_and_again_after_its_end(tmp_path: Path):
+    watch = ProcessWatch()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        pid = process.pid
+        fake(tmp_path, pid)
+        table, stat = ProcessTable(tmp_path, watch), tmp_path / str(pid) / "stat"
+        known = Identity(7, 777, (tmp_path / str(pid) / "ns" / "pid").stat().st_ino)
+        assert table.identities([pid]) == {pid: known}
+        stat.rename(stat.with_name("hidden"))
+        assert table.identities([pid]) == {pid: None}  # not watched: asked each time
+        stat.with_name("hidden").rename(stat)
+        watch.watch_only({pid})
+        assert table.identities({pid}) == {pid: known}
+        stat.unlink()
+        assert table.identities({pid}) == {pid: known}
+        watch.watch_only(set())
+        watch.watch_only({pid})
+        assert table.identities({pid}) == {pid: None}  # whom another watch has watched may be another process
+        stat.write_text(STAT.format(state="S", threads=1, ticks=777))
+        assert table.identities({pid}) == {pid: known}
+        stat.unlink()
+        assert watch.living().keys() == {pid}
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait()
+        assert watch.living() == {}  # also before the end was told
+        assert table.identities({pid}) == {pid: None}
+        assert watch.wait(10.0) == {pid}
+    watch.close()
+
+
 def test_a_wake_ends_the_wait():
     watch = ProcessWatch()
     thread = threading.Thread(target=watch.wake)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection
 
 import pytest
@@ -22,6 +23,7 @@ from cgpu.region.reader import GrantedGpu, RegionReader
 from cgpu.testing.fakes import GPU_UUIDS, gpu
 from cgpu.testing.tenant_process import TenantProcess
 from tests.unit.agent.conftest import World, tenant, write_counters
+from tests.unit.agent.test_fair_lock import wait_until_somebody_waits
 
 CARD = GPU_UUIDS[0]
 SECOND = 10**9
@@ -380,6 +382,31 @@ def test_where_nothing_changes_nothing_is_looked_at(
     assert (looks, row(state).overhead_bytes) == (3, 160 * MIB)
     world.tick(reconciler, LOOK_NS / SECOND)
     assert looks == 4
+
+
+def test_between_two_cards_who_waits_for_the_state_gets_it(
+    world: World, state: NodeState, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+):
+    looks, looks_then, survey = 0, list[int](), state.survey
+
+    def ask() -> None:
+        with state.lock:
+            looks_then.append(looks)
+
+    thread = threading.Thread(target=ask)
+
+    def slow(cards: Collection[str] | None = None) -> Survey:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            thread.start()
+            wait_until_somebody_waits(state.lock)
+        return survey(cards)
+
+    monkeypatch.setattr(state, "survey", slow)
+    world.tick(reconciler)
+    thread.join()
+    assert (looks, looks_then) == (2, [1])
 
 
 def test_a_stranger_that_becomes_a_tenants_is_found_in_the_end(
