@@ -19,7 +19,7 @@ class FairLock:
         self._owner: int | None = None
         self._depth = 0
 
-    def awaited(self) -> bool:
+    def is_wanted(self) -> bool:
         """Whether another thread waits for it."""
         return self._next.locked()
 
