@@ -11,6 +11,7 @@
 
 #define KILLS_PER_CALL 6 /* evenly over its instructions; or at every Nth, with N as argument */
 #define RANDOM_KILLS 200
+#define CROWD 100
 
 static sg_fence shared_fence; /* of the parent, the witness */
 static sg_context witness;
@@ -175,6 +176,40 @@ static void survive_as_child(void) {
   close(ends[1]);
 }
 
+static void kill_a_crowd(void) {
+  pid_t crowd[CROWD];
+  int ready[2];
+  char byte = 0;
+  REQUIRE(pipe(ready) == 0);
+  for (int i = 0; i < CROWD; i++) {
+    crowd[i] = fork();
+    if (crowd[i]) continue;
+    sg_phys object;
+    fixture_rejoin();
+    OK(sg_phys_create(0, 3 * SG_GRANULE_BYTES, &object));
+    if (write(ready[1], &byte, 1) != 1) _exit(1);
+    for (;;) pause();
+  }
+  for (int i = 0; i < CROWD; i++) REQUIRE(read(ready[0], &byte, 1) == 1);
+  for (int i = 0; i < CROWD; i++) REQUIRE(kill(crowd[i], SIGKILL) == 0 && waitpid(crowd[i], NULL, 0) == crowd[i]);
+}
+
+/* What many dead processes held comes back by parts, and at once where it is needed; their slots are used again. */
+static void bury_a_crowd(void) {
+  sg_phys object;
+  kill_a_crowd();
+  int looks = 1;
+  while (fixture_used(0) != witness_bytes) looks++;
+  REQUIRE(looks > 1 && looks <= CROWD / 20);
+  uint32_t slots = sg_state->process_pool.fresh;
+  REQUIRE(slots > CROWD);
+  kill_a_crowd();
+  OK(sg_phys_create(0, CARD_GRANULES * SG_GRANULE_BYTES - witness_bytes, &object));
+  OK(sg_phys_release(object));
+  kill_a_crowd();
+  REQUIRE_EQUAL(sg_state->process_pool.fresh, slots);
+}
+
 int main(int argc, char **argv) {
   fixture_join();
   sg_phys object;
@@ -189,5 +224,6 @@ int main(int argc, char **argv) {
   kill_in_every_call(argc > 1 ? atol(argv[1]) : 0);
   kill_at_random();
   survive_as_child();
+  bury_a_crowd();
   return 0;
 }
