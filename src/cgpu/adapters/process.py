@@ -24,7 +24,7 @@ _STATE: Final = 0
 _NUM_THREADS: Final = 17
 _START_TICKS: Final = 19
 _STAT_MAX: Final = 4096  # bytes; some 400 are usual
-_IDENTITIES_MAX: Final = 4096
+_IDENTITIES_MAX: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +81,8 @@ class ProcessTable:
         """Who these processes are, as ``identity`` tells it."""
         living = {} if self._watch is None else self._watch.living()
         found: dict[int, Identity | None] = {}
-        if len(self._watched) >= _IDENTITIES_MAX:
-            self._watched.clear()
+        if len(self._watched) > 2 * len(living):
+            self._watched = {pid: row for pid, row in self._watched.items() if pid in living}
         for pid in host_pids:
             number, known = living.get(pid), self._watched.get(pid)
             if number is not None and known is not None and known[0] == number:
@@ -135,9 +135,9 @@ class ProcessTable:
                 return os.fsdecode(entry.removeprefix(prefix))
         return None
 
-    def with_variable(self, name: str, value: str) -> list[int]:
-        """Host pids of all processes that were executed with ``name=value`` and may be looked at."""
-        return [pid for pid in self.pids() if self.variable(pid, name) == value]
+    def with_variable(self, name: str, value: str, besides: Collection[int] = ()) -> list[int]:
+        """Host pids of all processes but these that were executed with ``name=value`` and may be looked at."""
+        return [pid for pid in self.pids() if pid not in besides and self.variable(pid, name) == value]
 
     def pids(self) -> list[int]:
         """All host pids now."""

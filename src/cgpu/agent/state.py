@@ -37,6 +37,7 @@ from cgpu.agent.survey import REGION_VARIABLE, Subject, Survey, Surveyor
 from cgpu.agent.wishes import NOBODY, Caller, ShareChange, changed, same_wish
 from cgpu.errors import (
     AgentError,
+    CapacityError,
     CgpuError,
     LayerError,
     NoSuchTenantError,
@@ -183,7 +184,8 @@ class NodeState:
             return False
         if self._cgroups.populated(record.tenant.cgroup) or self.regions.has_slot(record.tenant.id):
             return False
-        return not self.processes.with_variable(REGION_VARIABLE, str(self.region(record.tenant.id)))
+        others = self._surveyor.processes_of_others(record.tenant.id)  # on a full host most processes that there are
+        return not self.processes.with_variable(REGION_VARIABLE, str(self.region(record.tenant.id)), others)
 
     def survey(self, cards: Collection[str] | None = None) -> Survey:
         """Look at the node now, or at some of its cards, by UUID. Raises DriverError when NVML does not answer."""
@@ -252,7 +254,13 @@ class NodeState:
                 if same_wish(known.tenant, tenant):
                     return known
                 raise TenantExistsError(f"there is a tenant {tenant.id!r} with another share", "use `cgpu set`")
-            self._check_new(tenant)
+            try:
+                self._check_new(tenant)
+            except CapacityError:
+                # Who starts a tenant as soon as another one has ended need not wait until that was seen.
+                if not self._remove_ended({share.gpu_uuid for share in tenant.shares}):
+                    raise
+                self._check_new(tenant)
             record = Record(self._effects.planned(self._with_leaf(tenant, caller)), caller.process)
             self._step("create:decided")
             self._book.commit(records={**self._book.document.records, tenant.id: record})
@@ -464,6 +472,17 @@ class NodeState:
             check_card(gpu)
             self._locks.acquire(gpu)
             admit(gpu, self.policy(gpu), occupancy(gpu, self.records(), survey), share)
+
+    def _remove_ended(self, cards: Collection[str]) -> bool:
+        """Remove the tenants of these cards that have ended; whether there were any."""
+        ended = [
+            record.tenant.id
+            for record in self.records()
+            if any(share.gpu_uuid in cards for share in record.tenant.shares) and self.has_ended(record)
+        ]
+        for tenant_id in ended:
+            self.remove(tenant_id)
+        return bool(ended)
 
     def _check_growth(self, tenant: Tenant, shares: tuple[Share, ...]) -> None:
         for new in shares:

@@ -143,9 +143,10 @@ class FakeHost:
         process = self.table.get(host_pid)
         return process.variables.get(name) if process else None
 
-    def with_variable(self, name: str, value: str) -> list[int]:
-        """All processes started with it."""
-        return [pid for pid, process in self.table.items() if process.variables.get(name) == value]
+    def with_variable(self, name: str, value: str, besides: Collection[int] = ()) -> list[int]:
+        """All processes but these that were started with it."""
+        found = (pid for pid, process in self.table.items() if process.variables.get(name) == value)
+        return [pid for pid in found if pid not in besides]
 
     def with_mounted(self, path: Path, place: PurePosixPath) -> list[int]:
         """All processes that have the file mounted there."""

@@ -32,6 +32,16 @@ def granted(state: NodeState, tenant_id: str):
         reader.close()
 
 
+def test_who_has_ended_makes_room_at_once(world: World, state: NodeState):
+    caller = world.caller(50)
+    state.create(tenant("a", 10 * GIB), caller)
+    with pytest.raises(CapacityError):
+        state.create(tenant("b", 10 * GIB))
+    del world.host.table[50]
+    state.create(tenant("b", 10 * GIB))
+    assert [record.tenant.id for record in state.records()] == ["b"]
+
+
 def test_a_tenant_gets_a_region_and_takes_part(world: World, state: NodeState):
     state.create(tenant("a", gpus=(0, 1)))
     assert [row.quota_bytes for row in granted(state, "a")] == [2 * GIB, 2 * GIB]
