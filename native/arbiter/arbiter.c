@@ -13,8 +13,11 @@
 #include "seat.h"
 
 #define HEARTBEAT_NS 50000000u
-#define IDLE_HEARTBEAT_NS 200000000u /* while nobody has or wants the card */
+/* While nobody has or wants the card: so rarely, and dated so far ahead, lest who begins to want it finds it too old. */
+#define IDLE_HEARTBEAT_NS 600000000u
+#define IDLE_AHEAD_NS 400000000u
 #define LOOK_BEATS 4 /* at every so many heartbeats everybody is looked at, who may have died without a word */
+#define IDLE_LOOK_BEATS 8 /* where that would keep the card from nobody */
 #define POLL_NS 1000000u /* where the kernel cannot wait on several words */
 #define WINDOW_MAX_NS 2000000000u
 #define QUEUE_PART 2
@@ -40,6 +43,16 @@ struct cgpu_arbiter {
 static void observe(struct cgpu_arbiter *arbiter, unsigned place, bool owners) {
   struct cgpu_turns_sight sight = cgpu_seat_read(&arbiter->seat[place], owners);
   cgpu_arbiter_turns_observe(&arbiter->turns, (int)place, &sight);
+}
+
+/* Whether nobody has or wants the card. */
+static bool is_idle(const struct cgpu_arbiter *arbiter) {
+  bool idle = arbiter->turns.phase == CGPU_TURNS_IDLE;
+  for (unsigned i = 0; idle && i < CGPU_POLICY_TENANTS; i++) {
+    const struct cgpu_turns_sight *sight = &arbiter->turns.tenant[i].sight;
+    idle = !arbiter->seat[i].taken || !(sight->want || sight->busy);
+  }
+  return idle;
 }
 
 static void look(struct cgpu_arbiter *arbiter, unsigned place) { observe(arbiter, place, false); }
@@ -92,12 +105,13 @@ static void account(struct cgpu_arbiter *arbiter, unsigned place) {
 }
 
 static void beat(struct cgpu_arbiter *arbiter, uint64_t now_ns) {
+  uint64_t ahead_ns = is_idle(arbiter) ? IDLE_AHEAD_NS : 0;
   arbiter->heartbeat_ns = now_ns;
   arbiter->beats++;
   for (unsigned i = 0; i < CGPU_POLICY_TENANTS; i++) {
     if (!arbiter->seat[i].taken) continue;
     account(arbiter, i);
-    cgpu_seat_beat(&arbiter->seat[i], now_ns);
+    cgpu_seat_beat(&arbiter->seat[i], now_ns + ahead_ns);
   }
 }
 
@@ -130,12 +144,7 @@ static uint64_t earlier(uint64_t left, uint64_t right) { return left < right ? l
 
 /* Who begins to want the card rings, and finds a fresh heartbeat before it has to ask for one. */
 static uint64_t next_beat_ns(const struct cgpu_arbiter *arbiter) {
-  bool idle = arbiter->turns.phase == CGPU_TURNS_IDLE;
-  for (unsigned i = 0; idle && i < CGPU_POLICY_TENANTS; i++) {
-    const struct cgpu_turns_sight *sight = &arbiter->turns.tenant[i].sight;
-    idle = !arbiter->seat[i].taken || !(sight->want || sight->busy);
-  }
-  return arbiter->heartbeat_ns + (idle ? IDLE_HEARTBEAT_NS : HEARTBEAT_NS);
+  return arbiter->heartbeat_ns + (is_idle(arbiter) ? IDLE_HEARTBEAT_NS : HEARTBEAT_NS);
 }
 
 /* One pass over the state machine. Returns when the next one is due. */
@@ -143,7 +152,7 @@ static uint64_t step(struct cgpu_arbiter *arbiter, int place) {
   uint64_t now_ns = futex_now_ns(), next_ns;
   pass_time(arbiter, now_ns);
   bool heartbeat = now_ns - arbiter->heartbeat_ns >= HEARTBEAT_NS;
-  bool everybody = heartbeat && arbiter->beats % LOOK_BEATS == 0;
+  bool everybody = heartbeat && arbiter->beats % (is_idle(arbiter) ? IDLE_LOOK_BEATS : LOOK_BEATS) == 0;
   if (everybody) {
     look_at_all(arbiter);
   } else if (place >= 0) {

@@ -3,24 +3,17 @@
  * The agent looks at all tenants twice a second, and most of them hold what they held. To see that takes three
  * readings of each; from Python, whose own code is no longer in the processor's caches then, four times as long.
  */
+#include "words.h"
+
 #include <errno.h>
 #include <fcntl.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "region.h"
 
-#define EXPORT __attribute__((visibility("default")))
 #define SLOTS_PER_READ 8u
-
-struct cgpu_arbiter_files {
-  int32_t usage, grants, locks; /* descriptors */
-  uint32_t rows;                /* of the GPU table that count, at most CGPU_MAX_GPUS */
-};
 
 /* Writes the words of so many regions, one after the other: of the grants what the agent has decided; of the usage
  * file accounts, slots, whether their owners live, and what each has charged; not what only tells how work goes.
@@ -29,19 +22,14 @@ struct cgpu_arbiter_files {
 EXPORT uint64_t cgpu_arbiter_words(const struct cgpu_arbiter_files *files, unsigned count, void *out,
                                    uint64_t capacity);
 
-struct sink {
-  unsigned char *out;
-  uint64_t bytes, capacity;
-};
-
-static void put(struct sink *sink, const void *data, size_t bytes) {
-  if (sink->bytes + bytes <= sink->capacity) memcpy(sink->out + sink->bytes, data, bytes);
-  sink->bytes += bytes;
+void cgpu_words_put(struct cgpu_words *words, const void *data, size_t bytes) {
+  if (words->bytes + bytes <= words->capacity) memcpy(words->out + words->bytes, data, bytes);
+  words->bytes += bytes;
 }
 
 /* The fields of a structure from `first` up to, but without, `end`. */
-#define PUT_FIELDS(sink, structure, first, end)                          \
-  put((sink), (const char *)(structure) + offsetof(__typeof__(*(structure)), first), \
+#define PUT_FIELDS(words, structure, first, end)                          \
+  cgpu_words_put((words), (const char *)(structure) + offsetof(__typeof__(*(structure)), first), \
       offsetof(__typeof__(*(structure)), end) - offsetof(__typeof__(*(structure)), first))
 
 static bool read_at(int fd, void *buffer, size_t bytes, size_t offset) {
@@ -50,25 +38,26 @@ static bool read_at(int fd, void *buffer, size_t bytes, size_t offset) {
   return got == (ssize_t)bytes;
 }
 
-static bool put_size(struct sink *sink, int fd) {
+static bool put_size(struct cgpu_words *words, int fd) {
   struct stat status;
   if (fstat(fd, &status)) return false;
-  put(sink, &status.st_size, sizeof status.st_size);
+  cgpu_words_put(words, &status.st_size, sizeof status.st_size);
   return true;
 }
 
-static bool put_grants(struct sink *sink, const struct cgpu_arbiter_files *files) {
+static bool put_grants(struct cgpu_words *words, const struct cgpu_arbiter_files *files) {
   struct {
     struct cgpu_grants_header header;
     struct cgpu_grants_gpu gpu[CGPU_MAX_GPUS];
   } head;
   size_t bytes = offsetof(__typeof__(head), gpu) + files->rows * sizeof head.gpu[0];
-  if (!put_size(sink, files->grants) || !read_at(files->grants, &head, bytes, 0)) return false;
-  PUT_FIELDS(sink, &head.header, magic, heartbeat_ns);
-  PUT_FIELDS(sink, &head.header, flags, reserved);
+  if (!put_size(words, files->grants) || !read_at(files->grants, &head, bytes, 0)) return false;
+  PUT_FIELDS(words, &head.header, magic, heartbeat_ns);
+  PUT_FIELDS(words, &head.header, flags, reserved);
   for (uint32_t row = 0; row < files->rows; row++) {
-    PUT_FIELDS(sink, &head.gpu[row], uuid, overhead_bytes);
-    PUT_FIELDS(sink, &head.gpu[row], policy, grant);
+    PUT_FIELDS(words, &head.gpu[row], uuid, overhead_bytes);
+    PUT_FIELDS(words, &head.gpu[row], policy, grant);
+    if (words->work) PUT_FIELDS(words, &head.gpu[row], busy_ns, total_bytes);
   }
   return true;
 }
@@ -78,49 +67,51 @@ static bool lives(int locks, uint32_t slot) {
   return fcntl(locks, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
 }
 
-static void put_slot(struct sink *sink, const struct cgpu_arbiter_files *files, const struct cgpu_usage_slot *slot,
+static void put_slot(struct cgpu_words *words, const struct cgpu_arbiter_files *files, const struct cgpu_usage_slot *slot,
                      uint32_t index) {
-  put(sink, &slot->header, sizeof slot->header);
+  cgpu_words_put(words, &slot->header, sizeof slot->header);
   for (uint32_t row = 0; row < files->rows; row++) {
-    PUT_FIELDS(sink, &slot->gpu[row], charge, gate);
-    PUT_FIELDS(sink, &slot->gpu[row], contexts, launches);
+    PUT_FIELDS(words, &slot->gpu[row], charge, gate);
+    PUT_FIELDS(words, &slot->gpu[row], contexts, launches);
   }
   uint8_t alive = slot->header.state == CGPU_SLOT_LIVE && lives(files->locks, index);
-  put(sink, &alive, sizeof alive);
+  cgpu_words_put(words, &alive, sizeof alive);
 }
 
-static bool put_slots(struct sink *sink, const struct cgpu_arbiter_files *files, uint32_t seen) {
+static bool put_slots(struct cgpu_words *words, const struct cgpu_arbiter_files *files, uint32_t seen) {
   struct cgpu_usage_slot slot[SLOTS_PER_READ];
   for (uint32_t first = 0; first < seen; first += SLOTS_PER_READ) {
     uint32_t some = seen - first < SLOTS_PER_READ ? seen - first : SLOTS_PER_READ;
     size_t offset = offsetof(struct cgpu_usage, slot) + first * sizeof slot[0];
     if (!read_at(files->usage, slot, some * sizeof slot[0], offset)) return false;
-    for (uint32_t i = 0; i < some; i++) put_slot(sink, files, &slot[i], first + i);
+    for (uint32_t i = 0; i < some; i++) put_slot(words, files, &slot[i], first + i);
   }
   return true;
 }
 
-static bool put_usage(struct sink *sink, const struct cgpu_arbiter_files *files) {
+static bool put_usage(struct cgpu_words *words, const struct cgpu_arbiter_files *files) {
   struct {
     struct cgpu_usage_header header;
     struct cgpu_usage_gpu gpu[CGPU_MAX_GPUS];
   } head;
   size_t bytes = offsetof(__typeof__(head), gpu) + files->rows * sizeof head.gpu[0];
-  if (!put_size(sink, files->usage) || !read_at(files->usage, &head, bytes, 0)) return false;
-  PUT_FIELDS(sink, &head.header, magic, reserved);
-  for (uint32_t row = 0; row < files->rows; row++) PUT_FIELDS(sink, &head.gpu[row], account, reserved1);
+  if (!put_size(words, files->usage) || !read_at(files->usage, &head, bytes, 0)) return false;
+  PUT_FIELDS(words, &head.header, magic, reserved);
+  for (uint32_t row = 0; row < files->rows; row++) PUT_FIELDS(words, &head.gpu[row], account, reserved1);
   uint32_t seen = head.header.slots_seen;
-  return put_slots(sink, files, seen < CGPU_MAX_SLOTS ? seen : CGPU_MAX_SLOTS);
+  return put_slots(words, files, seen < CGPU_MAX_SLOTS ? seen : CGPU_MAX_SLOTS);
+}
+
+void cgpu_words_put_region(struct cgpu_words *words, const struct cgpu_arbiter_files *files) {
+  uint64_t begin = words->bytes;
+  int error = put_grants(words, files) && put_usage(words, files) ? 0 : errno;
+  cgpu_words_put(words, &error, sizeof error);
+  uint64_t bytes = words->bytes - begin; /* so that no region's words can pass for the next one's */
+  cgpu_words_put(words, &bytes, sizeof bytes);
 }
 
 uint64_t cgpu_arbiter_words(const struct cgpu_arbiter_files *files, unsigned count, void *out, uint64_t capacity) {
-  struct sink sink = {.out = out, .capacity = capacity};
-  for (unsigned i = 0; i < count; i++) {
-    uint64_t begin = sink.bytes;
-    int error = put_grants(&sink, &files[i]) && put_usage(&sink, &files[i]) ? 0 : errno;
-    put(&sink, &error, sizeof error);
-    uint64_t bytes = sink.bytes - begin; /* so that no region's words can pass for the next one's */
-    put(&sink, &bytes, sizeof bytes);
-  }
-  return sink.bytes;
+  struct cgpu_words words = {.out = out, .capacity = capacity};
+  for (unsigned i = 0; i < count; i++) cgpu_words_put_region(&words, &files[i]);
+  return words.bytes;
 }

@@ -89,7 +89,7 @@
   X(uint32_t, minor,                 12, agent) \
   X(uint64_t, size_bytes,            16, agent) /* of the file; a shorter file is refused */ \
   X(uint64_t, generation,            24, agent) /* grows with every change of intent */ \
-  X(uint64_t, heartbeat_ns,          32, arbiter) /* written at least every 250 ms while alive */ \
+  X(uint64_t, heartbeat_ns,          32, arbiter) /* at most 250 ms old while alive; may be ahead */ \
   X(uint32_t, flags,                 40, agent) /* CGPU_TENANT_* */ \
   X(uint32_t, gpu_count,             44, agent) /* rows of gpu[] in use */ \
   A(char,     tenant_id,            128,  48, agent) /* NUL-terminated */ \

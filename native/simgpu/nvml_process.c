@@ -15,7 +15,7 @@ static int by_pid(const void *a, const void *b) {
 }
 
 nvmlReturn_t sn_processes(int card, struct sn_process *rows, unsigned capacity, unsigned *count) {
-  struct sg_process_usage *all = calloc(MAX_PROCESSES, sizeof *all);
+  struct sg_process_usage *all = malloc(MAX_PROCESSES * sizeof *all);
   if (!all) return NVML_ERROR_MEMORY;
   unsigned found = 0;
   int error = sg_processes(card, all, MAX_PROCESSES, &found);
@@ -40,7 +40,7 @@ typedef void write_row(void *rows, unsigned index, const struct sn_process *proc
 
 static nvmlReturn_t list_processes(nvmlDevice_t device, unsigned *count, void *rows, write_row *write) {
   SN_ENTER(card, device, count);
-  struct sn_process *found = calloc(MAX_PROCESSES, sizeof *found);
+  struct sn_process *found = malloc(MAX_PROCESSES * sizeof *found);
   if (!found) return NVML_ERROR_MEMORY;
   unsigned room = *count;
   nvmlReturn_t result = sn_processes(card, found, MAX_PROCESSES, count);

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import pynvml
 
@@ -37,6 +37,16 @@ class GpuProcess:
     memory_bytes: int | None  # None: the driver does not say
 
 
+class CardQuestions(NamedTuple):
+    """Addresses, in this process: of a card's handle, and of NVML's functions to ask about it."""
+
+    device: int
+    lists: tuple[int, ...]
+    """``nvmlDeviceGet*RunningProcesses_v2`` or later."""
+    memory: int
+    """``nvmlDeviceGetMemoryInfo``."""
+
+
 class NvmlNode:
     """NVML of one machine, initialised for the life of the object."""
 
@@ -54,7 +64,7 @@ class NvmlNode:
                 raise DriverError(f"NVML cannot be loaded: {error}") from error
         _ask("nvmlInit", pynvml.nvmlInit)
         self._handles: dict[int, Any] = {}
-        self._lists: dict[int, tuple[_ProcessList, _ProcessList]] = {}  # by index
+        self._lists: dict[int, tuple[_ProcessList, ...]] = {}  # by index: computing, drawing
         self._gpus = tuple(self._found())
         self._events: Any = None  # a set, once somebody waits for Xids
         self._silent = set(self._handles)  # cards whose Xids are not in the set
@@ -88,19 +98,30 @@ class NvmlNode:
         )
         return 0 if info is None else int(info.reserved)
 
+    def questions(self, gpu: Gpu) -> CardQuestions:
+        """What ``processes`` and ``used_bytes`` ask, for the library to ask. Raises DriverError."""
+        return CardQuestions(
+            _address(self._handles[gpu.index]) or 0,
+            tuple(of_kind.address for of_kind in self._lists_of(gpu)),
+            _address(pynvml.nvmlLib.nvmlDeviceGetMemoryInfo) or 0,
+        )
+
     def processes(self, gpu: Gpu) -> tuple[GpuProcess, ...]:
         """The processes on the card, by their pids as this process's PID namespace has them.
 
         For one thread at a time. The same answer is the same tuple.
         """
-        lists = self._lists.get(gpu.index)
-        if lists is None:
-            handle = self._handles[gpu.index]
-            lists = self._lists[gpu.index] = _ProcessList("Compute", handle), _ProcessList("Graphics", handle)
-        computing, drawing = (of_kind.ask() for of_kind in lists)
+        computing, drawing = (of_kind.ask() for of_kind in self._lists_of(gpu))
         if not drawing:
             return computing
         return tuple({row.host_pid: row for row in (*computing, *drawing)}.values())
+
+    def _lists_of(self, gpu: Gpu) -> tuple[_ProcessList, ...]:
+        lists = self._lists.get(gpu.index)
+        if lists is None:
+            kinds = ("Compute", "Graphics")
+            lists = self._lists[gpu.index] = tuple(_ProcessList(kind, self._handles[gpu.index]) for kind in kinds)
+        return lists
 
     def limits_memory(self, gpu: Gpu, cgroup: Path) -> bool:
         """Whether the driver can limit the card's memory for a cgroup: r615 and later, with cgroup v2.
@@ -272,6 +293,11 @@ class _ProcessList:
         self._handle = handle
         self._rows = (pynvml.c_nvmlProcessInfo_v3_t * _PROCESSES_ROOM)()
         self._answer: tuple[bytes, tuple[GpuProcess, ...]] = b"", ()
+
+    @property
+    def address(self) -> int:
+        """Of the driver's function."""
+        return _address(self._function) or 0
 
     def ask(self) -> tuple[GpuProcess, ...]:
         """The processes now; none where the card does not tell. Raises DriverError."""

@@ -241,6 +241,10 @@ class ProcessWatch:
         self._ended |= ended
         return ended
 
+    def fileno(self) -> int:
+        """Ready to be read when ``wait`` would end at once."""
+        return self._poll.fileno()
+
     def close(self) -> None:
         """Release all descriptors."""
         for descriptor in list(self._watched):

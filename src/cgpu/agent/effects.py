@@ -117,6 +117,12 @@ class Effects:
             raise error
         limits.apply(wanted_limits(self._book.records()), gpus, again=False)
 
+    def are_done(self) -> bool:
+        """Whether nothing is left that has to be tried again."""
+        wanted = wanted_limits(self._book.records())
+        document = self._book.document
+        return not document.leaves and document.limits <= wanted.keys() and self._world.limits.are_set(wanted)
+
     def clear_limits(self) -> tuple[DriverError, ...]:
         """Take away the limits of tenants that are gone. What the driver refuses now is returned, and tried again."""
         wanted = frozenset(wanted_limits(self._book.records()))

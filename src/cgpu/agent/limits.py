@@ -96,6 +96,10 @@ class DriverLimits:
             elif again:
                 raise DriverError(f"GPU {gpu.index} ({gpu.uuid}): cgroup {limit.cgroup} is gone, it cannot be limited")
 
+    def are_set(self, wanted: Mapping[Limit, Bounds]) -> bool:
+        """Whether this agent has set all of these."""
+        return all(self._applied.get(limit) == bounds for limit, bounds in wanted.items())
+
     def give_back(self, limits: Iterable[Limit], gpus: Mapping[str, Gpu]) -> None:
         """Keep nothing for these cgroups any more; what they may have at most stays. Raises DriverError."""
         for limit in limits:

@@ -22,6 +22,7 @@ from cgpu.adapters.context_probe import measure_context
 from cgpu.adapters.notify import READY, STOPPING, notify
 from cgpu.adapters.nvml import NvmlNode
 from cgpu.adapters.process import ProcessTable, ProcessWatch, pidfd_error
+from cgpu.adapters.vigil import Ending, Vigil
 from cgpu.agent.api import Api
 from cgpu.agent.fitness import check_node
 from cgpu.agent.folder import RuntimeFolder
@@ -33,7 +34,7 @@ from cgpu.agent.rounds import Rounds
 from cgpu.agent.server import ApiServer
 from cgpu.agent.state import NodeState
 from cgpu.agent.views import Views
-from cgpu.errors import RefusedError, StateError
+from cgpu.errors import DriverError, RefusedError, StateError
 from cgpu.settings import Settings
 
 _LOG: Final = logging.getLogger(__name__)
@@ -155,15 +156,29 @@ class Agent:
                 _LOG.warning("%s", error)
             self._said.add(error.message)
 
+    def _keep_vigil(self) -> Ending | None:
+        """Until something happens on a node on which nothing does; None: the next tick may find something to do."""
+        names = (self._settings.runtime_dir, self._settings.agent_lock, self._settings.agent_socket)
+        try:
+            questions = [self._node.questions(gpu) for gpu in self._node.gpus()]
+        except DriverError:
+            return None  # a look says what is wrong
+        vigil = Vigil(self.state.region_files(), questions, names)
+        until_ns = self._reconciler.rests_until_ns()  # of what the vigil has seen before, or newer
+        if until_ns is None:
+            return None
+        left_ns = max(0, until_ns - time.monotonic_ns())
+        return vigil.wait(self._watch.fileno(), self._settings.reconcile_seconds * 2, left_ns / _NS_PER_S)
+
     def _loop(self) -> None:
         had_tenant = False
         started = time.monotonic()
         rounds = Rounds(round(self._settings.reconcile_seconds * _NS_PER_S), _CHORES_NS)
-        ended: set[int] = set()
+        all_cards = touched = frozenset(gpu.uuid for gpu in self.state.gpus())
         woken = first_ended = True
         while not self._stopping.is_set():
             now_ns = time.monotonic_ns()
-            turn = rounds.turn(now_ns, self.state.card_groups(), self._reconciler.cards_of(ended), woken=woken)
+            turn = rounds.turn(now_ns, self.state.card_groups(), touched, woken=woken)
             if turn.chores:
                 self._make_folder_again()
             watched = self._reconciler.tick(now_ns, turn.groups, chores=turn.chores, ended=first_ended)
@@ -180,8 +195,10 @@ class Agent:
                 return
             self._watch.watch_only(watched.host_pids)
             wait_ns = rounds.wait_ns(now_ns, watched.stirred, rests=watched.rests)
-            ended = self._watch.wait(wait_ns / _NS_PER_S)
-            is_early = time.monotonic_ns() - now_ns < wait_ns
+            ending = self._keep_vigil() if watched.rests else None
+            ended = self._watch.wait(wait_ns / _NS_PER_S if ending is None else 0)
+            touched = self._reconciler.cards_of(ended) if ending in (None, Ending.CALLED) else all_cards
+            is_early = time.monotonic_ns() - now_ns < wait_ns if ending is None else ending is Ending.CALLED
             first_ended = not ended.isdisjoint(watched.firsts)
             woken = first_ended or (not ended and is_early)
 

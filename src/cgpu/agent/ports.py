@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from cgpu.adapters.mounts import HostFile
-from cgpu.adapters.nvml import GpuProcess
+from cgpu.adapters.nvml import CardQuestions, GpuProcess
 from cgpu.adapters.process import Identity
 from cgpu.model.card_health import CardLook
 from cgpu.model.tenant import Gpu, GpuPolicy, Policy, Share
@@ -27,6 +27,9 @@ class GpuNode(Protocol):
 
     def driver_reserved_bytes(self, gpu: Gpu) -> int:
         """Memory that the driver keeps for itself."""
+
+    def questions(self, gpu: Gpu) -> CardQuestions:
+        """What ``processes`` and ``used_bytes`` ask, for a library to ask."""
 
     def processes(self, gpu: Gpu) -> tuple[GpuProcess, ...]:
         """Processes on the card."""

@@ -25,7 +25,7 @@ from cgpu.model.tenant import Gpu, Policy, Tenant
 _LOG: Final = logging.getLogger(__name__)
 _PERCENT: Final = 100
 _US_PER_NS: Final = 1000
-_ASK_NS: Final = 10 * 10**9
+_ASK_NS: Final = 60 * 10**9
 _ACCOUNT_NS: Final = 5 * 10**9  # between two writes of the ledger: all that a question does not bring up to date
 
 
@@ -95,6 +95,18 @@ class Reconciler:
                 self._chores(now_ns, ended=ended)
             return self._watched()
 
+    def rests_until_ns(self) -> int | None:
+        """Until when a tick would find nothing to do, as long as nothing changes; None: the next one may."""
+        with self._state.lock:
+            divided = all(
+                self._state.policy_in_force(gpu) is not Policy.NATIVE or not self._on_card.get(gpu.uuid)
+                for gpu in self._state.gpus()
+            )  # where nobody divides the time, the driver has to be asked who gets it
+            works = any(busy.percent for busy in self._busy.values())
+            if self._lingering or works or not divided or not self._state.is_settled():
+                return None
+            return self._still.due_ns({group: self._state.glance(group) for group in self._state.card_groups()})
+
     def cards_of(self, host_pids: Collection[int]) -> frozenset[str]:
         """The cards on which these processes were seen last."""
         ended = set(host_pids)
@@ -130,8 +142,8 @@ class Reconciler:
 
     def _account(self, now_ns: int) -> None:
         last_ns = self._accounted_ns
-        is_due = last_ns is None or (self._worked and now_ns - last_ns >= _ACCOUNT_NS)
-        if is_due or self._state.ledger.minute_turned():
+        is_due = last_ns is None or now_ns - last_ns >= _ACCOUNT_NS or self._state.ledger.minute_turned()
+        if last_ns is None or (self._worked and is_due):
             self._state.account()
             self._accounted_ns, self._worked = now_ns, False
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from cgpu.adapters.checkpoint import CheckpointStore
+from cgpu.adapters.region_words import RegionList
 from cgpu.agent.adoption import adopt, checkpointed
 from cgpu.agent.book import Book
 from cgpu.agent.containers import cgroup_of_container, is_container, joined, process_of_container, without_ended
@@ -33,7 +34,7 @@ from cgpu.agent.regions import Regions
 from cgpu.agent.room import check_card, check_cards, check_change, gpu_named, occupancy, record_named
 from cgpu.agent.rounds import Group
 from cgpu.agent.stillness import Glance
-from cgpu.agent.survey import REGION_VARIABLE, Subject, Survey, Surveyor
+from cgpu.agent.survey import REGION_VARIABLE, Subject, Survey, Surveyor, regions_of
 from cgpu.agent.wishes import NOBODY, Caller, ShareChange, changed, same_wish
 from cgpu.errors import (
     AgentError,
@@ -436,6 +437,16 @@ class NodeState:
             self._effects.remove_leaves()
             self.regions.remove_all_but((*self._book.document.records, *self._faults))
             self._effects.refresh(self._gpus)
+
+    def is_settled(self) -> bool:
+        """Whether everything that was decided has been brought about."""
+        with self.lock:
+            return self._effects.are_done()
+
+    def region_files(self) -> RegionList:
+        """All regions that are open, to be watched."""
+        with self.lock:
+            return regions_of(self._subjects())
 
     def bring_limits(self) -> None:
         """Set and clear what the driver has refused before, or has not been told. Raises DriverError."""

@@ -14,7 +14,7 @@ from cgpu.adapters.nvml import GpuProcess
 from cgpu.agent.attribution import STEADY_NS
 from cgpu.agent.rounds import Group
 
-LOOK_NS: Final = 10_000_000_000
+LOOK_NS: Final = 60_000_000_000
 """So often everything is looked at, come what may: who moves into a tenant's cgroup shows in no reading."""
 
 
@@ -55,6 +55,15 @@ class Stillness:
         self.stirred = tuple(group for group in moving if group in self._looked and group not in self._moving)
         self._moving = self._moving.difference(glances).union(moving)
         return tuple(group for group in glances if group in moving or self._is_due(group, now_ns))
+
+    def due_ns(self, glances: Mapping[Group, Glance | None]) -> int | None:
+        """Until when a look at these groups finds nothing, if their readings stay so; None: one may find something now.
+
+        All groups that there are.
+        """
+        if any(not self._is_still(group, glance) for group, glance in glances.items()):
+            return None
+        return min((self._looked[group].last_ns for group in glances), default=0) + LOOK_NS
 
     def looked(self, group: Group, glance: Glance | None, now_ns: int, *, ending: bool) -> None:
         """The group was looked at after that glance. ``ending``: what was found may change by itself."""

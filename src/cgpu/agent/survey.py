@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,6 +68,13 @@ class Survey:
         return max(0, self.used_bytes[gpu_uuid] - ours)
 
 
+def regions_of(subjects: Iterable[Subject]) -> RegionList:
+    """Their regions, those that can be read."""
+    return RegionList(
+        RegionFiles(*row.reader.descriptors(), len(row.gpu_uuids)) for row in subjects if row.reader is not None
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Prepared:
     """What is needed for a glance at a group of cards, as long as nobody comes or goes."""
@@ -78,12 +85,7 @@ class _Prepared:
     @classmethod
     def of(cls, subjects: tuple[Subject, ...], cards: Group) -> _Prepared:
         chosen = [subject for subject in subjects if not cards.isdisjoint(subject.gpu_uuids)]
-        return cls(
-            tuple((subject.id, subject.cgroups) for subject in chosen),
-            RegionList(
-                RegionFiles(*row.reader.descriptors(), len(row.gpu_uuids)) for row in chosen if row.reader is not None
-            ),
-        )
+        return cls(tuple((subject.id, subject.cgroups) for subject in chosen), regions_of(chosen))
 
 
 class Surveyor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from cgpu.adapters.mounts import HostFile
-from cgpu.adapters.nvml import GpuProcess
+from cgpu.adapters.nvml import CardQuestions, GpuProcess
 from cgpu.adapters.process import Identity
 from cgpu.errors import DriverError
 from cgpu.model.card_health import CardLook
@@ -40,6 +40,10 @@ class FakeNode:
         """Memory that the driver keeps for itself."""
         del gpu
         return self.reserved_bytes
+
+    def questions(self, gpu: Gpu) -> CardQuestions:
+        """There is no library that could be asked."""
+        raise DriverError(f"GPU {gpu.index}: not a real one")
 
     def limits_memory(self, gpu: Gpu, cgroup: Path) -> bool:
         """Whether limits can be set."""

@@ -1,0 +1,92 @@
+"""Waiting until something is not as it was (``native/arbiter/vigil.c``)."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from collections.abc import Sequence
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Final
+
+from cgpu.adapters.native import ARBITER, native_library
+from cgpu.adapters.nvml import CardQuestions
+from cgpu.adapters.region_words import RegionList
+
+_FIRST_BYTES: Final = 1 << 16
+_NS_PER_S: Final = 10**9
+
+
+class Ending(IntEnum):
+    """What has ended a vigil."""
+
+    OVER = 0
+    """Its time."""
+    CALLED = 1
+    """One of the epoll's files is ready."""
+    SEEN = 2
+    """Something has changed."""
+
+
+class _Card(ctypes.Structure):
+    _fields_ = (("device", ctypes.c_void_p), ("list", ctypes.c_void_p * 2), ("memory", ctypes.c_void_p))
+
+
+class _Sights(ctypes.Structure):
+    _fields_ = (
+        ("files", ctypes.c_void_p),
+        ("cards", ctypes.POINTER(_Card)),
+        ("names", ctypes.POINTER(ctypes.c_char_p)),
+        ("file_count", ctypes.c_uint32),
+        ("card_count", ctypes.c_uint32),
+        ("name_count", ctypes.c_uint32),
+    )
+
+
+class Vigil:
+    """Regions, cards and names of files as they were when it began: ``wait`` ends when they are not any more.
+
+    Of a region, all that ``RegionWords`` reads, and the time that its tenant has got.
+    """
+
+    def __init__(self, regions: RegionList, cards: Sequence[CardQuestions], names: Sequence[Path]) -> None:
+        """Read them. The regions' files may be closed later. Raises StateError when the library is not installed."""
+        self._see, self._wait = _functions()
+        self._kept: tuple[Any, ...] = (regions, *self._arrays(cards, names))
+        self._sights = _Sights(
+            ctypes.cast(regions.array, ctypes.c_void_p), *self._kept[1:], regions.count, len(cards), len(names)
+        )
+        self._known = self._seen()
+
+    def wait(self, epoll: int, period_seconds: float, seconds: float) -> Ending:
+        """At most so long; looked is once in each period. What has made the epoll ready is not taken from it."""
+        periods = (round(period_seconds * _NS_PER_S), round(seconds * _NS_PER_S))
+        ended = self._wait(ctypes.byref(self._sights), self._known, len(self._known), epoll, *periods)
+        return Ending(ended) if ended >= 0 else Ending.SEEN  # without memory to look
+
+    @staticmethod
+    def _arrays(cards: Sequence[CardQuestions], names: Sequence[Path]) -> tuple[Any, Any]:
+        rows = [_Card(card.device, (ctypes.c_void_p * 2)(*card.lists), card.memory) for card in cards]
+        return (_Card * len(rows))(*rows), (ctypes.c_char_p * len(names))(*map(os.fsencode, names))
+
+    def _seen(self) -> bytes:
+        size = _FIRST_BYTES
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            size = int(self._see(ctypes.byref(self._sights), buffer, len(buffer)))
+            if size <= len(buffer):
+                return ctypes.string_at(buffer, size)
+
+
+@functools.cache
+def _functions() -> tuple[Any, Any]:
+    library = ctypes.CDLL(str(native_library(ARBITER)))
+    see, wait = library.cgpu_arbiter_see, library.cgpu_arbiter_vigil
+    see.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64)
+    see.restype = ctypes.c_uint64
+    wait.argtypes = (
+        *(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64),
+        *(ctypes.c_int, ctypes.c_uint64, ctypes.c_uint64),
+    )
+    return see, wait
