@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-BENCHMARKS = ("escapes", "crashes", "overhead", "agent", "shares")
+BENCHMARKS = ("escapes", "crashes", "overhead", "agent", "scale", "shares")
 
 
 def main() -> int:

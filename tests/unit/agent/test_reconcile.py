@@ -384,6 +384,34 @@ def test_where_nothing_changes_nothing_is_looked_at(
     assert looks == 4
 
 
+def test_it_rests_only_where_nothing_is_left_to_do(
+    world: World, state: NodeState, reconciler: Reconciler, process: TenantProcess
+):
+    on_card(world, GIB + 250 * MIB)
+    world.tick(reconciler)
+    assert reconciler.rests_until_ns() is None  # it has to last
+    for _ in range(3):
+        world.tick(reconciler)
+    until_ns = reconciler.rests_until_ns()
+    assert until_ns is not None
+    assert world.now_ns < until_ns <= world.now_ns + LOOK_NS
+    write_counters(state.region("a"), Counters(got_ns=SECOND // 4))
+    world.tick(reconciler)
+    assert reconciler.rests_until_ns() is None  # its share of the time has to become 0 again
+    world.tick(reconciler)
+    assert reconciler.rests_until_ns() == until_ns
+    state.set_policy(state.gpu("0"), GpuPolicy(policy=Policy.NATIVE))
+    for _ in range(3):
+        world.tick(reconciler)
+    assert reconciler.rests_until_ns() is None  # the driver is asked who works
+    state.set_policy(state.gpu("0"), GpuPolicy())
+    for _ in range(3):
+        world.tick(reconciler)
+    assert reconciler.rests_until_ns() is not None
+    on_card(world, GIB + 260 * MIB)
+    assert reconciler.rests_until_ns() is None
+
+
 def test_between_two_cards_who_waits_for_the_state_gets_it(
     world: World, state: NodeState, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
 ):

@@ -49,6 +49,20 @@ def test_now_and_then_everything_is_looked_at_and_rests_all_the_same():
     assert stirred(still) == ()
 
 
+def test_until_when_nothing_could_be_found():
+    still = Stillness()
+    assert still.due_ns({CARD: glance()}) is None
+    look(still, CARD, glance(), 0)
+    look(still, CARD, glance(), STEADY_NS)
+    look(still, OTHER, glance(), 5)
+    assert still.due_ns({CARD: glance()}) == STEADY_NS + LOOK_NS
+    assert still.due_ns({CARD: glance(b"x")}) is None
+    assert still.due_ns({CARD: None}) is None
+    assert still.due_ns({CARD: glance(), OTHER: glance()}) is None
+    look(still, OTHER, glance(), 5 + STEADY_NS)
+    assert still.due_ns({CARD: glance(), OTHER: glance()}) == STEADY_NS + LOOK_NS
+
+
 def test_whatever_changes_is_looked_at_until_it_has_lasted():
     still = Stillness()
     look(still, CARD, glance(), 0)
