@@ -18,7 +18,6 @@
 
 /* For one process the kernel walks over the locks of all of them. */
 #define SWEEP_PROCESSES 32u
-#define SWEEP_AGAIN_NS 200000u /* who asks several things at once is told of one moment */
 
 uint32_t sg_self;
 
@@ -106,9 +105,7 @@ static void sweep(uint32_t most) {
   SG_SET(sg_state->sweep_slot, slot);
 }
 
-void sg_sweep(void) {
-  if (sg_now_ns() - sg_state->swept_ns >= SWEEP_AGAIN_NS) sweep(SWEEP_PROCESSES);
-}
+void sg_sweep(void) { sweep(SWEEP_PROCESSES); }
 void sg_sweep_all(void) { sweep(SG_MAX_PROCESSES); }
 
 /* Locks the byte of a slot that nobody has, and the machine's lock. */
