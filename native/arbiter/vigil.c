@@ -93,7 +93,7 @@ static uint64_t now_ns(void) {
 
 enum { VIGIL_OVER, VIGIL_CALLED, VIGIL_SEEN };
 
-/* Waits until one of the files of an epoll is ready (VIGIL_CALLED; it stays so), until something is not as `known`,
+/* Waits until one of the files of an epoll is ready or a signal comes (VIGIL_CALLED; it stays so), until something is not as `known`,
  * which cgpu_arbiter_see has written (VIGIL_SEEN), or for so long (VIGIL_OVER). Looks once in each period. The files of
  * regions may be closed meanwhile, and their numbers be others': they are only read. -ENOMEM: no memory to look. */
 EXPORT int cgpu_arbiter_vigil(const struct cgpu_arbiter_sights *sights, const void *known, uint64_t bytes, int epoll,
@@ -106,7 +106,7 @@ EXPORT int cgpu_arbiter_vigil(const struct cgpu_arbiter_sights *sights, const vo
     uint64_t rest_ns = end_ns - now < period_ns ? end_ns - now : period_ns;
     struct epoll_event event;
     int ready = epoll_wait(epoll, &event, 1, (int)(rest_ns / NS_PER_MS) + 1);
-    if (ready > 0 || (ready < 0 && errno != EINTR)) result = VIGIL_CALLED;
+    if (ready) result = VIGIL_CALLED;
     else if (cgpu_arbiter_see(sights, seen, bytes) != bytes || memcmp(seen, known, bytes) != 0) result = VIGIL_SEEN;
   }
   free(seen);

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import time
 from collections.abc import Sequence
 from enum import IntEnum
 from pathlib import Path
@@ -15,6 +16,7 @@ from cgpu.adapters.nvml import CardQuestions
 from cgpu.adapters.region_words import RegionList
 
 _FIRST_BYTES: Final = 1 << 16
+_CALL_SECONDS: Final = 4.0
 _NS_PER_S: Final = 10**9
 
 
@@ -24,7 +26,7 @@ class Ending(IntEnum):
     OVER = 0
     """Its time."""
     CALLED = 1
-    """One of the epoll's files is ready."""
+    """One of the epoll's files is ready, or a signal has come."""
     SEEN = 2
     """Something has changed."""
 
@@ -61,9 +63,16 @@ class Vigil:
 
     def wait(self, epoll: int, period_seconds: float, seconds: float) -> Ending:
         """At most so long; looked is once in each period. What has made the epoll ready is not taken from it."""
-        periods = (round(period_seconds * _NS_PER_S), round(seconds * _NS_PER_S))
-        ended = self._wait(ctypes.byref(self._sights), self._known, len(self._known), epoll, *periods)
-        return Ending(ended) if ended >= 0 else Ending.SEEN  # without memory to look
+        deadline = time.monotonic() + seconds
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            # Of a signal just before the call, Python's handler runs after it.
+            times = (round(period_seconds * _NS_PER_S), round(min(left, _CALL_SECONDS) * _NS_PER_S))
+            ended = self._wait(ctypes.byref(self._sights), self._known, len(self._known), epoll, *times)
+            if ended < 0:
+                return Ending.SEEN  # without memory to look
+            if ended != Ending.OVER or left <= _CALL_SECONDS:
+                return Ending(ended)
 
     @staticmethod
     def _arrays(cards: Sequence[CardQuestions], names: Sequence[Path]) -> tuple[Any, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 import select
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,6 +150,22 @@ def test_a_change_ends_it(place: Place, change: Callable[[Place], None]):
 def test_a_card_with_more_processes_than_it_can_tell_apart_is_always_looked_at(place: Place):
     place.card.processes = dict.fromkeys(range(600), MIB)
     assert place.wait(place.vigil()) is Ending.SEEN
+
+
+def test_a_signal_ends_it_and_is_handled(place: Place):
+    come = list[int]()
+    before = signal.signal(signal.SIGUSR1, lambda number, _: come.append(number))
+    try:
+        vigil = place.vigil()
+        thread = threading.Timer(3 * PERIOD_S, os.kill, (os.getpid(), signal.SIGUSR1))
+        thread.start()
+        began = time.monotonic()
+        assert vigil.wait(place.epoll.fileno(), LONG_S, LONG_S) is Ending.CALLED
+        assert time.monotonic() - began < LONG_S / 2
+        assert come == [signal.SIGUSR1]
+        thread.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_a_call_ends_it_and_stays_to_be_answered(place: Place):
