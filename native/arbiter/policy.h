@@ -39,7 +39,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define CGPU_ARBITER_API __attribute__((visibility("default")))
+#include "api.h"
 
 #define CGPU_POLICY_TENANTS 32u /* places; admission stops at 20 tenants */
 #define CGPU_POLICY_NOBODY (-1)

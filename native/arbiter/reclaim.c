@@ -15,9 +15,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "api.h"
 #include "charge.h"
-
-#define EXPORT __attribute__((visibility("default")))
 
 /* Slots of one tenant, each by itself: what a tenant writes into its file decides how many it seems to have left
  * behind, and must not cost the agent a process for each. The paths may be those of open files, /proc/self/fd/N: a
@@ -25,7 +24,8 @@
  * 0: the slots are free now, and their charges returned. -EAGAIN: an owner lives. Otherwise a negative
  * errno value: -EINVAL for a slot out of range or a file that is not of this version, -EIO when the file
  * shrank under the attempt, or was written to all the time. Of several errors it is the last. */
-EXPORT int cgpu_arbiter_reclaim(const char *usage_path, const char *locks_path, const unsigned *slots, unsigned count);
+CGPU_ARBITER_API int cgpu_arbiter_reclaim(const char *usage_path, const char *locks_path, const unsigned *slots,
+                                          unsigned count);
 
 /* A tenant that writes on and on to the words that are being changed can make the attempt fail for as long: so much
  * time of the processor it may take. All slots there can be take a hundredth of it. */

@@ -8,8 +8,8 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/stat.h>
-#include <time.h>
 
+#include "futex_words.h"
 #include "words.h"
 
 #define NS_PER_MS 1000000u
@@ -75,9 +75,9 @@ static void put_name(struct cgpu_words *words, const char *name) {
   cgpu_words_put(words, identity, sizeof identity);
 }
 
-/* Writes what there is to see; a card with more than PROCESSES_MAX processes is never seen twice alike. Returns how many bytes it is; where that is more than `capacity`, what was written is of
- * no use. */
-EXPORT uint64_t cgpu_arbiter_see(const struct cgpu_arbiter_sights *sights, void *out, uint64_t capacity) {
+/* Writes what there is to see; a card with more than PROCESSES_MAX processes is never seen twice alike. Returns how many
+ * bytes it is; where that is more than `capacity`, what was written is of no use. */
+CGPU_ARBITER_API uint64_t cgpu_arbiter_see(const struct cgpu_arbiter_sights *sights, void *out, uint64_t capacity) {
   struct cgpu_words words = {.out = out, .capacity = capacity, .work = true};
   for (uint32_t i = 0; i < sights->file_count; i++) cgpu_words_put_region(&words, &sights->files[i]);
   for (uint32_t i = 0; i < sights->card_count; i++) put_card(&words, &sights->cards[i]);
@@ -85,24 +85,19 @@ EXPORT uint64_t cgpu_arbiter_see(const struct cgpu_arbiter_sights *sights, void 
   return words.bytes;
 }
 
-static uint64_t now_ns(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
 enum { VIGIL_OVER, VIGIL_CALLED, VIGIL_SEEN };
 
-/* Waits until one of the files of an epoll is ready or a signal comes (VIGIL_CALLED; it stays so), until something is not as `known`,
- * which cgpu_arbiter_see has written (VIGIL_SEEN), or for so long (VIGIL_OVER). Looks once in each period. The files of
- * regions may be closed meanwhile, and their numbers be others': they are only read. -ENOMEM: no memory to look. */
-EXPORT int cgpu_arbiter_vigil(const struct cgpu_arbiter_sights *sights, const void *known, uint64_t bytes, int epoll,
-                              uint64_t period_ns, uint64_t length_ns) {
+/* Waits until one of the files of an epoll is ready, and stays so, or a signal comes (VIGIL_CALLED), until something is
+ * not as `known`, which cgpu_arbiter_see has written (VIGIL_SEEN), or for so long (VIGIL_OVER). Looks once in each
+ * period. The files of regions may be closed meanwhile, and their numbers be others': they are only read. -ENOMEM: no
+ * memory to look. */
+CGPU_ARBITER_API int cgpu_arbiter_vigil(const struct cgpu_arbiter_sights *sights, const void *known, uint64_t bytes,
+                                        int epoll, uint64_t period_ns, uint64_t length_ns) {
   unsigned char *seen = malloc(bytes ? bytes : 1);
   if (!seen) return -ENOMEM;
-  uint64_t end_ns = now_ns() + length_ns;
+  uint64_t end_ns = futex_now_ns() + length_ns;
   int result = VIGIL_OVER;
-  for (uint64_t now = now_ns(); now < end_ns && result == VIGIL_OVER; now = now_ns()) {
+  for (uint64_t now = futex_now_ns(); now < end_ns && result == VIGIL_OVER; now = futex_now_ns()) {
     uint64_t rest_ns = end_ns - now < period_ns ? end_ns - now : period_ns;
     struct epoll_event event;
     int ready = epoll_wait(epoll, &event, 1, (int)(rest_ns / NS_PER_MS) + 1);

@@ -19,8 +19,8 @@
  * file accounts, slots, whether their owners live, and what each has charged; not what only tells how work goes.
  * Equal bytes mean that all of that is equal. Of a file that is too short, or cannot be read, that is said instead.
  * Returns how many bytes there are; where that is more than `capacity`, what was written is of no use. */
-EXPORT uint64_t cgpu_arbiter_words(const struct cgpu_arbiter_files *files, unsigned count, void *out,
-                                   uint64_t capacity);
+CGPU_ARBITER_API uint64_t cgpu_arbiter_words(const struct cgpu_arbiter_files *files, unsigned count, void *out,
+                                             uint64_t capacity);
 
 void cgpu_words_put(struct cgpu_words *words, const void *data, size_t bytes) {
   if (words->bytes + bytes <= words->capacity) memcpy(words->out + words->bytes, data, bytes);
@@ -28,9 +28,9 @@ void cgpu_words_put(struct cgpu_words *words, const void *data, size_t bytes) {
 }
 
 /* The fields of a structure from `first` up to, but without, `end`. */
-#define PUT_FIELDS(words, structure, first, end)                          \
+#define PUT_FIELDS(words, structure, first, end)                                                 \
   cgpu_words_put((words), (const char *)(structure) + offsetof(__typeof__(*(structure)), first), \
-      offsetof(__typeof__(*(structure)), end) - offsetof(__typeof__(*(structure)), first))
+                 offsetof(__typeof__(*(structure)), end) - offsetof(__typeof__(*(structure)), first))
 
 static bool read_at(int fd, void *buffer, size_t bytes, size_t offset) {
   ssize_t got = pread(fd, buffer, bytes, (off_t)offset);

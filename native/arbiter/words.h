@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define EXPORT __attribute__((visibility("default")))
+#include "api.h"
 
 struct cgpu_arbiter_files {
   int32_t usage, grants, locks; /* descriptors */

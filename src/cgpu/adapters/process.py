@@ -212,7 +212,7 @@ class ProcessWatch:
     def living(self) -> dict[int, int]:
         """The watched processes that have not ended, by host pid: a number that no other watch of a process has."""
         with self._lock:
-            ended = {descriptor for descriptor, _ in self._poll.poll(0, max(1, len(self._watched) + 1))}
+            ended = {descriptor for descriptor, _ in self._poll.poll(0, len(self._watched) + 1)}
             return {row.host_pid: row.number for descriptor, row in self._watched.items() if descriptor not in ended}
 
     def watch_only(self, host_pids: set[int]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple
 
 from cgpu.adapters.native import ARBITER, native_library
 
@@ -40,6 +40,21 @@ class RegionList:
         self.array = (_Files * self.count)(*rows)
 
 
+class GrowingBuffer:
+    """Room for what a function of the library writes. For one thread at a time."""
+
+    def __init__(self) -> None:
+        self._memory = ctypes.create_string_buffer(_FIRST_BYTES)
+
+    def read(self, write: Callable[[Any, int], Any]) -> bytes:
+        """All of it. ``write`` gets memory and its size, and tells how many bytes there are, which may be more."""
+        while True:
+            size = int(write(self._memory, len(self._memory)))
+            if size <= len(self._memory):
+                return ctypes.string_at(self._memory, size)
+            self._memory = ctypes.create_string_buffer(2 * size)
+
+
 class RegionWords:
     """Reads them, into a buffer of its own. For one thread at a time."""
 
@@ -48,7 +63,7 @@ class RegionWords:
         self._function = ctypes.CDLL(str(native_library(ARBITER))).cgpu_arbiter_words
         self._function.argtypes = (ctypes.c_void_p, ctypes.c_uint, ctypes.c_void_p, ctypes.c_uint64)
         self._function.restype = ctypes.c_uint64
-        self._buffer = ctypes.create_string_buffer(_FIRST_BYTES)
+        self._buffer = GrowingBuffer()
 
     def read(self, regions: RegionList) -> bytes:
         """Of no use but to be compared.
@@ -56,8 +71,4 @@ class RegionWords:
         Equal at two moments: in none of the regions has anybody come or gone, nothing was charged, returned or refused
         in between, and what the agent grants is the same. A region that cannot be read stays what it is, too.
         """
-        while True:
-            size = int(self._function(regions.array, regions.count, self._buffer, len(self._buffer)))
-            if size <= len(self._buffer):
-                return ctypes.string_at(self._buffer, size)
-            self._buffer = ctypes.create_string_buffer(2 * size)
+        return self._buffer.read(lambda out, room: self._function(regions.array, regions.count, out, room))

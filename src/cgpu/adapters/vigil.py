@@ -13,9 +13,8 @@ from typing import Any, Final
 
 from cgpu.adapters.native import ARBITER, native_library
 from cgpu.adapters.nvml import CardQuestions
-from cgpu.adapters.region_words import RegionList
+from cgpu.adapters.region_words import GrowingBuffer, RegionList
 
-_FIRST_BYTES: Final = 1 << 16
 _CALL_SECONDS: Final = 4.0
 _NS_PER_S: Final = 10**9
 
@@ -54,12 +53,18 @@ class Vigil:
 
     def __init__(self, regions: RegionList, cards: Sequence[CardQuestions], names: Sequence[Path]) -> None:
         """Read them. The regions' files may be closed later. Raises StateError when the library is not installed."""
-        self._see, self._wait = _functions()
-        self._kept: tuple[Any, ...] = (regions, *self._arrays(cards, names))
+        see, self._wait = _functions()
+        rows = [_Card(card.device, (ctypes.c_void_p * 2)(*card.lists), card.memory) for card in cards]
+        self._kept = regions, (_Card * len(rows))(*rows), (ctypes.c_char_p * len(names))(*map(os.fsencode, names))
         self._sights = _Sights(
-            ctypes.cast(regions.array, ctypes.c_void_p), *self._kept[1:], regions.count, len(cards), len(names)
+            files=ctypes.cast(regions.array, ctypes.c_void_p),
+            cards=self._kept[1],
+            names=self._kept[2],
+            file_count=regions.count,
+            card_count=len(cards),
+            name_count=len(names),
         )
-        self._known = self._seen()
+        self._known = GrowingBuffer().read(lambda out, room: see(ctypes.byref(self._sights), out, room))
 
     def wait(self, epoll: int, period_seconds: float, seconds: float) -> Ending:
         """At most so long; looked is once in each period. What has made the epoll ready is not taken from it."""
@@ -73,19 +78,6 @@ class Vigil:
                 return Ending.SEEN  # without memory to look
             if ended != Ending.OVER or left <= _CALL_SECONDS:
                 return Ending(ended)
-
-    @staticmethod
-    def _arrays(cards: Sequence[CardQuestions], names: Sequence[Path]) -> tuple[Any, Any]:
-        rows = [_Card(card.device, (ctypes.c_void_p * 2)(*card.lists), card.memory) for card in cards]
-        return (_Card * len(rows))(*rows), (ctypes.c_char_p * len(names))(*map(os.fsencode, names))
-
-    def _seen(self) -> bytes:
-        size = _FIRST_BYTES
-        while True:
-            buffer = ctypes.create_string_buffer(size)
-            size = int(self._see(ctypes.byref(self._sights), buffer, len(buffer)))
-            if size <= len(buffer):
-                return ctypes.string_at(buffer, size)
 
 
 @functools.cache

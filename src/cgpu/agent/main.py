@@ -158,6 +158,8 @@ class Agent:
 
     def _keep_vigil(self) -> Ending | None:
         """Until something happens on a node on which nothing does; None: the next tick may find something to do."""
+        if not self._reconciler.is_idle():
+            return None
         names = (self._settings.runtime_dir, self._settings.agent_lock, self._settings.agent_socket)
         try:
             questions = [self._node.questions(gpu) for gpu in self._node.gpus()]

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final, NamedTuple, TypeVar
 
-from cgpu.agent.survey import Reading, Subject, Survey
+from cgpu.agent.subjects import Subject
+from cgpu.agent.survey import Reading, Survey
 
 _Value = TypeVar("_Value")
 

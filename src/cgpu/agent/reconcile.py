@@ -95,15 +95,21 @@ class Reconciler:
                 self._chores(now_ns, ended=ended)
             return self._watched()
 
+    def is_idle(self) -> bool:
+        """Whether nobody works, nobody is ending, and nothing has to be tried again."""
+        if self._lingering or any(busy.percent for busy in self._busy.values()):
+            return False
+        # Where nobody divides the time, the driver has to be asked who gets it.
+        divided = all(
+            self._state.policy_in_force(gpu) is not Policy.NATIVE or not self._on_card.get(gpu.uuid)
+            for gpu in self._state.gpus()
+        )
+        return divided and self._state.is_settled()
+
     def rests_until_ns(self) -> int | None:
         """Until when a tick would find nothing to do, as long as nothing changes; None: the next one may."""
         with self._state.lock:
-            divided = all(
-                self._state.policy_in_force(gpu) is not Policy.NATIVE or not self._on_card.get(gpu.uuid)
-                for gpu in self._state.gpus()
-            )  # where nobody divides the time, the driver has to be asked who gets it
-            works = any(busy.percent for busy in self._busy.values())
-            if self._lingering or works or not divided or not self._state.is_settled():
+            if not self.is_idle():
                 return None
             return self._still.due_ns({group: self._state.glance(group) for group in self._state.card_groups()})
 

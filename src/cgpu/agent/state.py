@@ -34,7 +34,8 @@ from cgpu.agent.regions import Regions
 from cgpu.agent.room import check_card, check_cards, check_change, gpu_named, occupancy, record_named
 from cgpu.agent.rounds import Group
 from cgpu.agent.stillness import Glance
-from cgpu.agent.survey import REGION_VARIABLE, Subject, Survey, Surveyor, regions_of
+from cgpu.agent.subjects import Subject, Subjects, regions_of
+from cgpu.agent.survey import REGION_VARIABLE, Survey, Surveyor
 from cgpu.agent.wishes import NOBODY, Caller, ShareChange, changed, same_wish
 from cgpu.errors import (
     AgentError,
@@ -116,7 +117,7 @@ class NodeState:
         self._surveyor = Surveyor(node, processes, cgroups, clock_ns)
         self._recent = Recent()
         self._clock_ns, self._worked_clock_ns = clock_ns, worked_clock_ns
-        self._known_subjects: tuple[dict[str, Record], int, tuple[Subject, ...]] | None = None
+        self._all_subjects = Subjects(self.regions)
         self._faults: dict[str, str] = {}
         self._closing = False
 
@@ -218,23 +219,7 @@ class NodeState:
             return self._surveyor.glance(self._subjects(), cards)
 
     def _subjects(self) -> tuple[Subject, ...]:
-        """All tenants; the same tuple as long as they and their open regions are the same."""
-        key, known = (self._book.document.records, self.regions.changes), self._known_subjects
-        if known is None or known[0] is not key[0] or known[1] != key[1]:
-            subjects = (
-                Subject(
-                    id=tenant_id,
-                    cgroups=record.cgroups,
-                    region=self.region(tenant_id),
-                    reader=self.regions.reader(tenant_id),
-                    gpu_uuids=tuple(share.gpu_uuid for share in record.tenant.shares),
-                )
-                for tenant_id, record in key[0].items()
-            )
-            now = tuple(subjects)
-            # Most changes are of a tenant's share, and change no subject.
-            self._known_subjects = known = *key, known[2] if known is not None and known[2] == now else now
-        return known[2]
+        return self._all_subjects.of(self._book.document.records)
 
     # ---- changing ----
 

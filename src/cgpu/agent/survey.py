@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cgpu.adapters.mounts import HostFile
 from cgpu.adapters.nvml import GpuProcess
 from cgpu.adapters.process import Identity
-from cgpu.adapters.region_words import RegionFiles, RegionList, RegionWords
+from cgpu.adapters.region_words import RegionList, RegionWords
 from cgpu.agent.attribution import Attributed, Card, CardProcess, Memory, Owners, SlotKey, TenantFacts, attribute
 from cgpu.agent.doubts import Claim, Doubts, doubts_of
 from cgpu.agent.ports import Cgroups, GpuNode, Processes
 from cgpu.agent.rounds import Group
 from cgpu.agent.stillness import Glance
+from cgpu.agent.subjects import Subject, regions_of
 from cgpu.errors import DriverError, RegionError
 from cgpu.model import container
 from cgpu.model.region_files import GRANTS
@@ -23,17 +24,6 @@ from cgpu.model.tenant import Gpu
 from cgpu.region.reader import GrantsSnapshot, RegionReader, UsageSnapshot, UsedGpu
 
 REGION_VARIABLE = "CGPU_REGION"
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """A tenant to be looked at."""
-
-    id: str
-    cgroups: tuple[str, ...]
-    region: Path
-    reader: RegionReader | None  # None: damaged when this agent found it; whose a process is, other things tell
-    gpu_uuids: tuple[str, ...]  # by row
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +56,6 @@ class Survey:
             raise self.failed[gpu_uuid]
         ours = sum(row.truth_bytes for row in self.cards[gpu_uuid].tenants.values())
         return max(0, self.used_bytes[gpu_uuid] - ours)
-
-
-def regions_of(subjects: Iterable[Subject]) -> RegionList:
-    """Their regions, those that can be read."""
-    return RegionList(
-        RegionFiles(*row.reader.descriptors(), len(row.gpu_uuids)) for row in subjects if row.reader is not None
-    )
 
 
 @dataclass(frozen=True, slots=True)
