@@ -199,7 +199,7 @@ class NodeState:
 
     def recent_survey(self, cards: Collection[str] | None = None) -> Survey:
         """As ``survey``, for questions: of cards at which a look takes long it may be up to a second old."""
-        cards = self._gpus if cards is None else cards
+        cards = [uuid for uuid in self._gpus if cards is None or uuid in cards]  # a tenant's card may have gone
         to_look_at = self._recent.to_look_at(cards, self._subjects(), self._clock_ns())
         if to_look_at:
             self.survey(to_look_at)

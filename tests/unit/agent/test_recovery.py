@@ -135,6 +135,11 @@ def test_a_gpu_that_is_gone_is_a_fault(world: World):
     world.node = FakeNode((gpu(0),))
     again = world.recovered()
     assert GPU_UUIDS[1] in again.fault("a")
+    world.tick(world.reconciler(again))
+    views = Views(again, world.node, private=False, runtime_dir="")
+    for document in (*views.tenants(), views.tenant(again.record("a"))):
+        assert GPU_UUIDS[1] in document["fault"]
+        assert document["shares"][0]["gpu_index"] is None
     assert again.remove("a")
 
 
