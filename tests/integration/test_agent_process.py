@@ -29,6 +29,17 @@ def test_sigterm_ends_it_and_its_tenants_stay_for_the_next(node: Node):
     assert [row["id"] for row in node.client.get("/v1/tenants")] == ["a"]
 
 
+def test_sigquit_shows_where_its_threads_are_and_it_goes_on(node: Node):
+    agent = node.start_agent()
+    agent.send_signal(signal.SIGQUIT)
+    assert node.client.get("/v1/info")["tenants"] == 0
+    agent.terminate()
+    said = agent.communicate(timeout=20)[1]
+    assert agent.returncode == 0
+    assert "agent/main.py" in said
+    assert "agent/server.py" in said or "socketserver.py" in said
+
+
 def test_a_second_agent_in_the_same_folder_is_refused(node: Node):
     node.start_agent()
     second = node.cgpu("agent")

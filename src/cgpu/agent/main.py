@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import os
@@ -214,6 +215,8 @@ def run_agent(
 ) -> None:
     """Be the agent until SIGTERM or SIGINT. ``ready`` is called once the socket answers.
 
+    SIGQUIT writes to stderr where each thread is, and changes nothing.
+
     ``beside`` makes what runs while it serves, such as Kubernetes' node driver; it is also there where
     Alibaba's cGPU is active, since it has to tell the cluster and to serve the pods that run.
 
@@ -231,6 +234,7 @@ def run_agent(
     agent = Agent(settings, NativeArbiter(), node, private=private)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: agent.stop())
+    faulthandler.register(signal.SIGQUIT)  # from C: also where a thread that has a lock stands still
     _LOG.info(
         "agent of %d GPUs on %s%s",
         len(node.gpus()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Final
 
 import pytest
@@ -13,10 +13,12 @@ from tests.e2e.conftest import needed
 from tests.e2e.host import eventually
 from tests.e2e.kube import programs
 from tests.e2e.kube.cluster import Cluster
+from tests.e2e.kube.distress import signs_of
 from tests.e2e.kube.installation import Installation
 
 _PROGRAMS: Final = ("runc", "busybox", "ip", "nft", "sysctl")
 MINOR: Final = os.environ.get("KUBE", programs.DEFAULT)
+_RUNNING: Final = pytest.StashKey[Cluster]()
 
 
 def need_everything() -> None:
@@ -32,11 +34,25 @@ def need_everything() -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def cluster(pytestconfig: pytest.Config) -> Iterator[Cluster]:
     """Two nodes; of the release that the variable KUBE names."""
     need_everything()
     with Cluster(MINOR) as made:
+        pytestconfig.stash[_RUNNING] = made
         yield made
+        del pytestconfig.stash[_RUNNING]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Function, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what is to be seen of the cluster in which a test has failed."""
+    report = yield
+    running = item.config.stash.get(_RUNNING, None)
+    if report.failed and running is not None and "cluster" in item.fixturenames:
+        report.sections.append((f"the cluster after the {call.when} of {item.name}", signs_of(running)))
+    return report
 
 
 @pytest.fixture(scope="session")

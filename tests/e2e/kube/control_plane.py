@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -63,6 +63,10 @@ class ControlPlane:
         program = self.etcd if name == "etcd" else self.programs / name
         ready = self._ready if name == "kube-apiserver" else None  # the others wait for it, and it for etcd
         self._daemons.start(name, program, self._options(name), ready)
+
+    def ended(self) -> Iterator[str]:
+        """Of each program that was not to end and has: how, and its last words."""
+        return self._daemons.ended()
 
     def kill(self, name: str) -> None:
         """End a program without a word."""

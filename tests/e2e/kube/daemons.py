@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -31,6 +31,13 @@ class Daemons:
         if ready is not None:
             eventually(lambda: process.poll() is not None or ready(), f"{name} is ready", _START_S)
         assert process.poll() is None, log.read_text()[-3000:]
+
+    def ended(self) -> Iterator[str]:
+        """Of each that was not to end and has: how, and its last words."""
+        for name, process in self.processes.items():
+            if process.poll() is not None:
+                words = (self.folder / f"{name}.log").read_text(errors="replace")[-3000:]
+                yield f"{name} has ended with {process.returncode}: {words}"
 
     def kill(self, name: str) -> None:
         """End a program without a word."""

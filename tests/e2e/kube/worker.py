@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -79,6 +80,10 @@ class Worker:
         programs = self.containerd if name == "containerd" else self.control_plane.programs
         ready = self._answers if name == "containerd" else None
         self._daemons.start(name, programs / name, self._options(name), ready)
+
+    def ended(self) -> Iterator[str]:
+        """Of each program that was not to end and has: how, and its last words."""
+        return self._daemons.ended()
 
     def kill(self, name: str) -> None:
         """End a program without a word; its containers go on."""
