@@ -7,6 +7,8 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -30,6 +32,7 @@ CGPU_ARBITER_API int cgpu_arbiter_reclaim(const char *usage_path, const char *lo
 /* A tenant that writes on and on to the words that are being changed can make the attempt fail for as long: so much
  * time of the processor it may take. All slots there can be take a hundredth of it. */
 #define PROCESSOR_US 100000
+#define STACK_BYTES 32768
 
 /* The tenant's processes may write the file: nothing in it is trusted but its size, looked at first. */
 static int map_usage(const char *path, struct cgpu_usage **usage) {
@@ -45,9 +48,7 @@ static int map_usage(const char *path, struct cgpu_usage **usage) {
   close(fd);
   if (memory == MAP_FAILED) return -error;
   *usage = memory;
-  if ((*usage)->header.magic == CGPU_USAGE_MAGIC && (*usage)->header.major == CGPU_REGION_MAJOR) return 0;
-  munmap(memory, sizeof **usage);
-  return -EINVAL;
+  return (*usage)->header.magic == CGPU_USAGE_MAGIC && (*usage)->header.major == CGPU_REGION_MAJOR ? 0 : -EINVAL;
 }
 
 static int reclaim_one(struct cgpu_usage *usage, int locks, unsigned slot) {
@@ -59,41 +60,67 @@ static int reclaim_one(struct cgpu_usage *usage, int locks, unsigned slot) {
   return fcntl(locks, F_OFD_SETLK, &lock) == 0 ? 0 : -errno;
 }
 
-static int reclaim(const char *usage_path, const char *locks_path, const unsigned *slots, unsigned count) {
-  struct cgpu_usage *usage = NULL;
-  int result = map_usage(usage_path, &usage);
+struct work {
+  const char *usage_path, *locks_path;
+  const unsigned *slots;
+  unsigned count;
+  struct cgpu_usage *usage; /* as long as it is mapped */
+};
+
+static int reclaim(struct work *work) {
+  int result = map_usage(work->usage_path, &work->usage);
   if (result) return result;
-  int locks = open(locks_path, O_RDWR | O_CLOEXEC);
-  if (locks < 0) result = -errno;
-  for (unsigned i = 0; locks >= 0 && i < count; i++) {
-    int error = reclaim_one(usage, locks, slots[i]);
+  int locks = open(work->locks_path, O_RDWR | O_CLOEXEC);
+  if (locks < 0) return -errno;
+  for (unsigned i = 0; i < work->count; i++) {
+    int error = reclaim_one(work->usage, locks, work->slots[i]);
     if (error) result = error;
   }
-  syscall(SYS_futex, &usage->header.doorbell, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
-  if (locks >= 0) close(locks);
-  munmap(usage, sizeof *usage);
+  syscall(SYS_futex, &work->usage->header.doorbell, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
   return result;
 }
 
-/* In a child process: a tenant that truncates its file while it is mapped gets whoever touches it a
- * SIGBUS, and that must not be the agent. The child calls nothing but the system. */
+static void on_fault(int number) {
+  (void)number;
+  _exit(EIO);
+}
+
+/* The child calls nothing but the system. All its signals are blocked at first: their handlers are the agent's. */
+static int child(void *argument) {
+  static const int faults[] = {SIGBUS, SIGSEGV}; /* a core dump would take all with it that share the memory */
+  sigset_t own;
+  sigemptyset(&own);
+  for (unsigned i = 0; i < sizeof faults / sizeof *faults; i++) {
+    sigaction(faults[i], &(struct sigaction){.sa_handler = on_fault}, NULL);
+    sigaddset(&own, faults[i]);
+  }
+  signal(SIGPROF, SIG_DFL);
+  sigaddset(&own, SIGPROF);
+  sigprocmask(SIG_UNBLOCK, &own, NULL);
+  setitimer(ITIMER_PROF, &(struct itimerval){.it_value = {.tv_usec = PROCESSOR_US}}, NULL);
+  _exit(-reclaim(argument));
+}
+
+/* In a child process: a tenant that truncates its file while it is mapped gets whoever touches it a SIGBUS, and that
+ * must not be the agent. It shares the agent's memory, as a child of vfork does, since to copy the tables of a large
+ * agent takes milliseconds; and it is waited for by this thread alone. */
 int cgpu_arbiter_reclaim(const char *usage_path, const char *locks_path, const unsigned *slots, unsigned count) {
   for (unsigned i = 0; i < count; i++) {
     if (slots[i] >= CGPU_MAX_SLOTS) return -EINVAL;
   }
-  pid_t child = fork();
-  if (child < 0) return -errno;
-  if (child == 0) {
-    sigset_t none;
-    sigemptyset(&none);
-    signal(SIGPROF, SIG_DFL);
-    sigprocmask(SIG_SETMASK, &none, NULL);
-    setitimer(ITIMER_PROF, &(struct itimerval){.it_value = {.tv_usec = PROCESSOR_US}}, NULL);
-    _exit(-reclaim(usage_path, locks_path, slots, count));
-  }
+  _Alignas(16) unsigned char stack[STACK_BYTES];
+  struct work work = {usage_path, locks_path, slots, count, NULL};
+  sigset_t all, before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  pid_t pid = clone(child, stack + sizeof stack, CLONE_VM | CLONE_VFORK | SIGCHLD, &work);
+  int error = errno;
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  if (pid < 0) return -error;
   int status;
-  while (waitpid(child, &status, 0) < 0) {
+  while (waitpid(pid, &status, 0) < 0) {
     if (errno != EINTR) return -errno;
   }
+  if (work.usage) munmap(work.usage, sizeof *work.usage);
   return WIFEXITED(status) ? -WEXITSTATUS(status) : -EIO;
 }

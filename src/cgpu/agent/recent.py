@@ -7,6 +7,7 @@ each card where something happens twice a second anyway; where a look takes long
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Final, NamedTuple, TypeVar
 
 from cgpu.agent.subjects import Subject
@@ -23,7 +24,7 @@ KEPT_NS: Final = 1_000_000_000
 
 class _Look(NamedTuple):
     survey: Survey
-    tenants: tuple[Subject, ...]
+    tenants: dict[str, Subject]  # by id
     at_ns: int
     cost_ns: int
 
@@ -40,6 +41,17 @@ class Recent:
         looks = {uuid: _Look(survey, _tenants_on(subjects, uuid), at_ns, cost_ns // len(cards)) for uuid in cards}
         self._looks = self._looks | looks
 
+    def joined(self, subject: Subject, reading: Reading) -> None:
+        """A tenant has begun since the last looks at its cards, which decided on it, with that in its region."""
+        begun = {uuid: self._looks[uuid] for uuid in self._looks.keys() & subject.gpu_uuids}
+        self._looks = self._looks | {
+            uuid: look._replace(
+                survey=replace(look.survey, readings={**look.survey.readings, subject.id: reading}),
+                tenants={**look.tenants, subject.id: subject},
+            )
+            for uuid, look in begun.items()
+        }
+
     def to_look_at(self, cards: Collection[str], subjects: Collection[Subject], now_ns: int) -> frozenset[str]:
         """Those of the cards that have to be looked at before ``survey`` can tell of them."""
         looks = self._looks
@@ -49,19 +61,20 @@ class Recent:
         fresh = {
             uuid
             for uuid, look in known.items()
-            if now_ns - look.at_ns < KEPT_NS and look.tenants == _tenants_on(subjects, uuid)
+            if now_ns - look.at_ns < KEPT_NS
+            and all(look.tenants.get(subject.id) == subject for subject in subjects if uuid in subject.gpu_uuids)
         }
         return frozenset(cards) - fresh
 
     def survey(self, cards: Collection[str]) -> Survey:
-        """The looks at these cards as one. All of them have been looked at."""
+        """The looks at these cards as one. All of them have been looked at; who has ended since may be in it."""
         looks = self._looks
         readings: dict[str, Reading] = {}
         damaged: dict[str, str] = {}
         for look in sorted((looks[uuid] for uuid in cards), key=lambda look: look.at_ns):
-            for tenant in look.tenants:  # of two cards: the later look decides
-                _set(readings, tenant.id, look.survey.readings.get(tenant.id))
-                _set(damaged, tenant.id, look.survey.damaged.get(tenant.id))
+            for tenant_id in look.tenants:  # of two cards: the later look decides
+                _set(readings, tenant_id, look.survey.readings.get(tenant_id))
+                _set(damaged, tenant_id, look.survey.damaged.get(tenant_id))
         surveys = {uuid: looks[uuid].survey for uuid in cards}
         return Survey(
             readings=readings,
@@ -80,5 +93,5 @@ def _set(table: dict[str, _Value], key: str, value: _Value | None) -> None:
         table[key] = value
 
 
-def _tenants_on(subjects: Collection[Subject], uuid: str) -> tuple[Subject, ...]:
-    return tuple(subject for subject in subjects if uuid in subject.gpu_uuids)
+def _tenants_on(subjects: Collection[Subject], uuid: str) -> dict[str, Subject]:
+    return {subject.id: subject for subject in subjects if uuid in subject.gpu_uuids}

@@ -35,7 +35,7 @@ from cgpu.agent.room import check_card, check_cards, check_change, gpu_named, oc
 from cgpu.agent.rounds import Group
 from cgpu.agent.stillness import Glance
 from cgpu.agent.subjects import Subject, Subjects, regions_of
-from cgpu.agent.survey import REGION_VARIABLE, Survey, Surveyor
+from cgpu.agent.survey import REGION_VARIABLE, Survey, Surveyor, read_all
 from cgpu.agent.wishes import NOBODY, Caller, ShareChange, changed, same_wish
 from cgpu.errors import (
     AgentError,
@@ -259,6 +259,9 @@ class NodeState:
                 self.remove(tenant.id)
                 raise
             self._step("create:done")
+            begun = [subject for subject in self._subjects() if subject.id == tenant.id]
+            for tenant_id, reading in read_all(begun)[0].items():
+                self._recent.joined(begun[0], reading)
             return self._book.document.records[tenant.id]
 
     def remove(self, name: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,7 +132,7 @@ class Surveyor:
         if cards is not None:
             gpus = tuple(gpu for gpu in gpus if gpu.uuid in cards)
             subjects = tuple(subject for subject in subjects if any(uuid in cards for uuid in subject.gpu_uuids))
-        readings, damaged = _read_all(subjects)
+        readings, damaged = read_all(subjects)
         listed: dict[str, tuple[GpuProcess, ...]] = {}
         used: dict[str, int] = {}
         failed: dict[str, DriverError] = {}
@@ -229,7 +229,8 @@ class Surveyor:
         return self._regions.get(mounted, "")
 
 
-def _read_all(subjects: tuple[Subject, ...]) -> tuple[dict[str, Reading], dict[str, str]]:
+def read_all(subjects: Iterable[Subject]) -> tuple[dict[str, Reading], dict[str, str]]:
+    """What the regions say, and what is wrong with them, by tenant."""
     readings: dict[str, Reading] = {}
     damaged: dict[str, str] = {}
     for subject in subjects:

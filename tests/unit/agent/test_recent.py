@@ -72,19 +72,19 @@ def test_a_look_of_the_comparison_serves_too(world: World, state: NodeState, loo
     assert looks.cards == []
 
 
-def test_a_card_whose_tenants_are_others_is_looked_at(world: World, state: NodeState, looks: Looks):
+def test_who_has_begun_since_the_look_needs_no_other_one(world: World, state: NodeState, looks: Looks):
+    views = Views(state, world.node, private=False, runtime_dir="")
     state.create(tenant("a"))
     state.recent_survey()
     looks.cards.clear()
-    state.create(tenant("b"))
+    state.create(tenant("b", weight=3))
     assert looks.cards == [{GPU_UUIDS[0]}]  # to decide
     looks.cards.clear()
+    assert {row["id"]: row["shares"][0]["weight"] for row in views.tenants()} == {"a": 1, "b": 3}
     assert set(state.recent_survey().readings) == {"a", "b"}
-    assert looks.cards == [{GPU_UUIDS[0]}]
     state.remove("a")
-    looks.cards.clear()
-    assert set(state.recent_survey().readings) == {"b"}
-    assert looks.cards == [{GPU_UUIDS[0]}]
+    assert [row["id"] for row in views.tenants()] == ["b"]
+    assert looks.cards == []
 
 
 def test_a_share_that_was_changed_is_told_at_once(world: World, state: NodeState, looks: Looks):
@@ -108,6 +108,7 @@ def test_of_several_looks_the_latest_counts(
     usage = state.region("a") / USAGE
     whole = usage.read_bytes()
     usage.write_bytes(b"x" + whole[1:])
+    assert "a" in state.survey(BOTH).damaged
     assert "a" in state.recent_survey().damaged
     usage.write_bytes(whole)
     world.now_ns += KEPT_NS // 2
