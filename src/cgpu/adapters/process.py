@@ -135,9 +135,10 @@ class ProcessTable:
                 return os.fsdecode(entry.removeprefix(prefix))
         return None
 
-    def with_variable(self, name: str, value: str, besides: Collection[int] = ()) -> list[int]:
-        """Host pids of all processes but these that were executed with ``name=value`` and may be looked at."""
-        return [pid for pid in self.pids() if pid not in besides and self.variable(pid, name) == value]
+    def values_of(self, name: str, besides: Collection[int] = ()) -> set[str]:
+        """What ``variable`` tells of all processes but these host pids."""
+        found = (self.variable(pid, name) for pid in self.pids() if pid not in besides)
+        return {value for value in found if value is not None}
 
     def pids(self) -> list[int]:
         """All host pids now."""

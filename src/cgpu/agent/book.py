@@ -57,12 +57,14 @@ class Book:
         """Write down what is given; the rest stays. Raises StateError, and then nothing has changed."""
         old = self.document
         records = old.records if records is None else records
+        gone = [record for key, record in old.records.items() if records.get(key) is not record]
+        new = [record for key, record in records.items() if old.records.get(key) is not record]
         document = NodeDocument(
             records,
             old.policies if policies is None else policies,
             old.contexts if contexts is None else contexts,
             old.limits | wanted_limits(records.values()).keys() if limits is None else limits,
-            (self._leaves.paths | leaves_of(old.records.values())) - leaves_of(records.values()),
+            (self._leaves.paths | leaves_of(gone)) - leaves_of(new),
         )
         self._store.save(encode(document))
         self.open(document)

@@ -37,6 +37,7 @@ def living_tenants(settings: Settings) -> tuple[str, ...]:
     records = _checkpointed(settings)
     if records is None:
         records = adopt(folders, processes, cgroups)[0]
+    used = processes.values_of(REGION_VARIABLE)
     living = []
     for folder in folders:
         record = records.get(folder.name)
@@ -44,7 +45,7 @@ def living_tenants(settings: Settings) -> tuple[str, ...]:
         if (
             (root is not None and processes.start_ticks(root.host_pid) == root.start_ticks)
             or (record is not None and any(cgroups.populated(path) for path in record.cgroups))
-            or processes.with_variable(REGION_VARIABLE, str(folder))
+            or str(folder) in used
             or any(_slots(folder.name, settings))
         ):
             living.append(folder.name)

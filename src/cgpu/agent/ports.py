@@ -68,8 +68,8 @@ class Processes(Protocol):
     def variable(self, host_pid: int, name: str) -> str | None:
         """An environment variable of its start."""
 
-    def with_variable(self, name: str, value: str, besides: Collection[int] = ()) -> list[int]:
-        """All processes but these that were started with it."""
+    def values_of(self, name: str, besides: Collection[int] = ()) -> set[str]:
+        """What it is of all processes but these."""
 
     def with_mounted(self, path: Path, place: PurePosixPath) -> list[int]:
         """All processes that have this file of the host mounted there."""

@@ -77,22 +77,21 @@ class Reconciler:
         Of these ``groups`` of cards, None: all. ``chores``: look also after what belongs to no card. ``ended``: a
         tenant may have ended. Who has not is not asked otherwise: its end would have woken the agent.
 
-        Between two groups, who waits for the state gets it.
+        Between two groups, and between two tenants that have ended, who waits for the state gets it.
         """
-        with self._state.lock:
-            known = self._state.card_groups()
-            chosen = known if groups is None else groups
-            self._still.keep_only(known)
-            glances = {group: self._state.glance(group) for group in chosen}
-            moving = self._still.to_look_at(glances, now_ns)
-        for group in moving:
+        known = self._state.card_groups()
+        chosen = known if groups is None else groups
+        self._still.keep_only(known)
+        glances = {group: self._state.glance(group) for group in chosen}
+        for group in self._still.to_look_at(glances, now_ns):
             with self._state.lock:
                 if group in self._state.card_groups():  # nobody has joined it to another one meanwhile
                     self._guard("survey", partial(self._compare, now_ns, group, glances[group]))
         with self._state.lock:
             self._guard("utilisation", lambda: self._tell_utilisation(now_ns, frozenset[str]().union(*chosen)))
-            if chores:
-                self._chores(now_ns, ended=ended)
+        if chores:
+            self._chores(now_ns, ended=ended)
+        with self._state.lock:
             return self._watched()
 
     def is_idle(self) -> bool:
@@ -255,9 +254,5 @@ class Reconciler:
         return percent
 
     def _remove_ended(self, now_ns: int) -> None:
-        self._asked_ns, self._lingering = now_ns, False
-        for record in self._state.records():
-            if self._state.has_ended(record):
-                self._state.remove(record.tenant.id)
-            else:
-                self._lingering |= self._state.first_has_ended(record)
+        self._asked_ns = now_ns
+        self._lingering = self._state.remove_ended().lingering > 0

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from cgpu.adapters.checkpoint import CheckpointStore
 from cgpu.adapters.region_words import RegionList
@@ -54,6 +54,13 @@ from cgpu.region.reader import GrantsSnapshot
 from cgpu.region.writer import Owner
 
 DEFAULT_CONTEXT_BYTES: Final = 512 * MIB  # until NVML has shown a context: on the safe side of 300 to 500 MiB
+
+
+class Ended(NamedTuple):
+    """How many tenants were removed, and of how many the first process has ended, but others have not."""
+
+    removed: int
+    lingering: int
 
 
 class NodeState:
@@ -176,19 +183,6 @@ class NodeState:
         """What a bare context of our own took; None where it could not be measured."""
         return self._book.document.contexts.get(gpu.uuid)
 
-    def first_has_ended(self, record: Record) -> bool:
-        """Whether the first process of a tenant that lives as long as one's tree is gone; others may be left."""
-        return record.root is not None and not self._effects.runs(record.root)
-
-    def has_ended(self, record: Record) -> bool:
-        """Whether the whole process tree of a tenant that lives as long as one is gone."""
-        if not self.first_has_ended(record):
-            return False
-        if self._cgroups.populated(record.tenant.cgroup) or self.regions.has_slot(record.tenant.id):
-            return False
-        others = self._surveyor.processes_of_others(record.tenant.id)  # on a full host most processes that there are
-        return not self.processes.with_variable(REGION_VARIABLE, str(self.region(record.tenant.id)), others)
-
     def survey(self, cards: Collection[str] | None = None) -> Survey:
         """Look at the node now, or at some of its cards, by UUID. Raises DriverError when NVML does not answer."""
         with self.lock:
@@ -233,7 +227,7 @@ class NodeState:
             if self._closing:
                 raise AgentError("the agent is ending with its last tenant", "try again")
             known = self._book.document.records.get(tenant.id)
-            if known is not None and known.tenant.container and self.has_ended(known):
+            if known is not None and known.tenant.container and self._ended(self._ending([known])):
                 self.remove(tenant.id)  # the same container is started again before its end was seen
                 known = None
             if known is not None:
@@ -244,7 +238,7 @@ class NodeState:
                 self._check_new(tenant)
             except CapacityError:
                 # Who starts a tenant as soon as another one has ended need not wait until that was seen.
-                if not self._remove_ended({share.gpu_uuid for share in tenant.shares}):
+                if not self.remove_ended({share.gpu_uuid for share in tenant.shares}).removed:
                     raise
                 self._check_new(tenant)
             record = Record(self._effects.planned(self._with_leaf(tenant, caller)), caller.process)
@@ -260,7 +254,7 @@ class NodeState:
                 raise
             self._step("create:done")
             begun = [subject for subject in self._subjects() if subject.id == tenant.id]
-            for tenant_id, reading in read_all(begun)[0].items():
+            for reading in read_all(begun)[0].values():
                 self._recent.joined(begun[0], reading)
             return self._book.document.records[tenant.id]
 
@@ -282,6 +276,23 @@ class NodeState:
             self._effects.remove_leaves()
             self._step("remove:done")
             return True
+
+    def remove_ended(self, cards: Collection[str] | None = None) -> Ended:
+        """Remove the tenants, of these cards or of all, that live as long as a process's tree, and whose tree is gone.
+
+        To find them takes long, and what has ended does not come back: only what is changed is done with the lock.
+        """
+        ending = self._ending(
+            record
+            for record in self.records()
+            if cards is None or any(share.gpu_uuid in cards for share in record.tenant.shares)
+        )
+        removed = 0
+        for record in self._ended(ending):
+            with self.lock:
+                if self._book.document.records.get(record.tenant.id) is record:  # and not another one of that id
+                    removed += self.remove(record.tenant.id)
+        return Ended(removed, len(ending) - removed)
 
     def set_share(self, name: str, change: ShareChange) -> Record:
         """Change a running tenant. A quota below what is used is accepted: allocations fail until usage is below.
@@ -472,16 +483,24 @@ class NodeState:
             self._locks.acquire(gpu)
             admit(gpu, self.policy(gpu), occupancy(gpu, self.records(), survey), share)
 
-    def _remove_ended(self, cards: Collection[str]) -> bool:
-        """Remove the tenants of these cards that have ended; whether there were any."""
-        ended = [
-            record.tenant.id
-            for record in self.records()
-            if any(share.gpu_uuid in cards for share in record.tenant.shares) and self.has_ended(record)
-        ]
-        for tenant_id in ended:
-            self.remove(tenant_id)
-        return bool(ended)
+    def _ending(self, records: Iterable[Record]) -> list[Record]:
+        """Those of them that live as long as a process's tree, and whose first process is gone; others may be left."""
+        return [row for row in records if row.root is not None and not self._effects.runs(row.root)]
+
+    def _ended(self, ending: Sequence[Record]) -> list[Record]:
+        """Those of them of whose tree nobody is left."""
+        with self.lock:
+            quiet = [
+                record
+                for record in ending
+                if not self._cgroups.populated(record.tenant.cgroup) and not self.regions.has_slot(record.tenant.id)
+            ]
+        if not quiet:
+            return []
+        # On a full host the processes of others are most that there are.
+        others = self._surveyor.processes_of_others({record.tenant.id for record in quiet})
+        used = self.processes.values_of(REGION_VARIABLE, others)
+        return [record for record in quiet if str(self.region(record.tenant.id)) not in used]
 
     def _check_growth(self, tenant: Tenant, shares: tuple[Share, ...]) -> None:
         for new in shares:

@@ -89,11 +89,10 @@ class Surveyor:
         self._prepared_of: tuple[Subject, ...] = ()
         self._prepared: dict[Group, _Prepared] = {}
 
-    def processes_of_others(self, tenant_id: str) -> set[int]:
-        """Host pids of processes that had a slot of another tenant at the last look at their card."""
-        return {
-            pid for memory in self._memory.values() for pid, slot in memory.owners.items() if slot.tenant != tenant_id
-        }
+    def processes_of_others(self, tenant_ids: Collection[str]) -> set[int]:
+        """Host pids of processes that had a slot of another tenant at the last look at their card. Any thread asks."""
+        owners = [memory.owners for memory in tuple(self._memory.values())]
+        return {pid for rows in owners for pid, slot in rows.items() if slot.tenant not in tenant_ids}
 
     def glance(self, subjects: tuple[Subject, ...], cards: Group) -> Glance | None:
         """What a look at these cards would begin with, undecoded; None where a card does not answer.

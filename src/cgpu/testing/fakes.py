@@ -147,10 +147,10 @@ class FakeHost:
         process = self.table.get(host_pid)
         return process.variables.get(name) if process else None
 
-    def with_variable(self, name: str, value: str, besides: Collection[int] = ()) -> list[int]:
-        """All processes but these that were started with it."""
-        found = (pid for pid, process in self.table.items() if process.variables.get(name) == value)
-        return [pid for pid in found if pid not in besides]
+    def values_of(self, name: str, besides: Collection[int] = ()) -> set[str]:
+        """What it is of all processes but these."""
+        others = (process for pid, process in self.table.items() if pid not in besides)
+        return {process.variables[name] for process in others if name in process.variables}
 
     def with_mounted(self, path: Path, place: PurePosixPath) -> list[int]:
         """All processes that have the file mounted there."""

@@ -61,8 +61,9 @@ def test_the_environment_of_the_start(tmp_path: Path):
     table = fake(tmp_path, 50)
     assert table.variable(50, "CGPU_REGION") == "/run/x"
     assert table.variable(50, "REGION") is None
-    assert table.with_variable("CGPU_REGION", "/run/x") == [50]
-    assert table.with_variable("CGPU_REGION", "/run") == []
+    assert table.values_of("CGPU_REGION") == {"/run/x"}
+    assert table.values_of("CGPU_REGION", besides=(50,)) == set()
+    assert table.values_of("REGION") == set()
 
 
 def test_an_unreadable_namespace_agrees_with_any():
