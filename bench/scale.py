@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import statistics
@@ -24,6 +25,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -45,6 +48,7 @@ PACE_STEP: Final = 2.0  # a pause becomes at most so many times as long, or as s
 LOOK_SECONDS: Final = 5.0
 ASK_SECONDS: Final = 0.1
 AT_ONCE: Final = 4  # tenants that start together
+ALL_TENANTS: Final = "all tenants"
 API_P99_MS: Final = 20.0
 GROWTH_MIB: Final = 4.0  # of the agent's memory, from a third of the time to the end
 END_SECONDS: Final = 30.0
@@ -88,7 +92,7 @@ class Outcome:
     """What came of it."""
 
     looks: list[Seen] = field(default_factory=list)
-    answers_ms: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    answers_ms: dict[str, list[float]] = field(default_factory=dict)
     ended: list[dict[str, int]] = field(default_factory=list)
     """What each tenant told at its end."""
     faults: list[str] = field(default_factory=list)
@@ -103,7 +107,8 @@ class Host:
         self._environment = own_environment(folder, self.machine)
         settings = Settings.from_environment(self._environment)
         self.tenants_dir = settings.tenants_dir
-        self.client = AgentClient(settings.agent_socket, END_SECONDS)
+        self.socket = settings.agent_socket
+        self.client = AgentClient(self.socket, END_SECONDS)
         self._program = program
         self._log = folder / "agent.log"
         self._pause = folder / "pause"
@@ -179,10 +184,6 @@ class Churn:
             self._end(place)
         self.fill()
 
-    def names(self) -> list[str]:
-        """Of those that run."""
-        return [name for _, _, name in list(self._live.values())]
-
     def end(self) -> None:
         """End them all."""
         for place in list(self._live):
@@ -210,32 +211,58 @@ class Churn:
             self._outcome.faults.append(f"{name}: {said.strip()[-500:]}")
 
 
-def ask(host: Host, churn: Churn, outcome: Outcome, stopping: threading.Event) -> None:
-    """Question after question, as `cgpu ps`, `cgpu top`, an exporter and an administrator have them."""
-    chance = random.Random(2)
+def ask(socket: Path, stopping: Event, answers: Connection) -> None:
+    """Question after question, as `cgpu ps`, `cgpu top`, an exporter and an administrator have them.
+
+    Sends how long each took, by its kind, in ms, and what went wrong.
+    """
+    client, chance = AgentClient(socket, END_SECONDS), random.Random(2)
+    took, faults = defaultdict[str, list[float]](list), list[str]()
+    names = ["none"]
 
     def change(name: str) -> None:
-        host.client.patch(tenant_path(name), {"weight": chance.randrange(1, 5)})
+        client.patch(tenant_path(name), {"weight": chance.randrange(1, 5)})
 
-    questions: tuple[tuple[str, Callable[[str], object]], ...] = (
-        ("all tenants", lambda _: host.client.get("/v1/tenants")),
-        ("all GPUs", lambda _: host.client.get("/v1/gpus")),
-        ("one tenant", lambda name: host.client.get(tenant_path(name))),
-        ("one GPU", lambda _: host.client.get(gpu_path("0"))),
+    questions: tuple[tuple[str, Callable[[str], Any]], ...] = (
+        (ALL_TENANTS, lambda _: client.get("/v1/tenants")),
+        ("all GPUs", lambda _: client.get("/v1/gpus")),
+        ("one tenant", lambda name: client.get(tenant_path(name))),
+        ("one GPU", lambda _: client.get(gpu_path("0"))),
         ("a change of a share", change),
     )
     while not stopping.wait(ASK_SECONDS):
         what, question = questions[chance.randrange(len(questions))]
-        name = chance.choice(churn.names() or ["none"])
         began = time.perf_counter()
         try:
-            question(name)
+            answer = question(chance.choice(names))
         except NoSuchTenantError:  # it has ended meanwhile
             continue
         except CgpuError as error:
-            outcome.faults.append(f"{what}: {error}")
+            faults.append(f"{what}: {error}")
             continue
-        outcome.answers_ms[what].append((time.perf_counter() - began) * 1000)
+        took[what].append((time.perf_counter() - began) * 1000)
+        if what == ALL_TENANTS:
+            names = [row["name"] for row in answer] or names
+    answers.send((dict(took), faults))
+
+
+@contextmanager
+def asked(host: Host, outcome: Outcome) -> Iterator[None]:
+    """The agent is asked, by a process of its own: starting tenants holds up every other thread of this one."""
+    context = multiprocessing.get_context("spawn")
+    stopping = context.Event()
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=ask, args=(host.socket, stopping, sender))
+    process.start()
+    sender.close()  # with it, an end without a word is an error here
+    try:
+        yield
+    finally:
+        stopping.set()
+        took, faults = receiver.recv()
+        process.join()
+        outcome.answers_ms.update(took)
+        outcome.faults += faults
 
 
 def _busy_and_all() -> tuple[int, int]:
@@ -317,7 +344,7 @@ def measure(wanted: Wanted) -> Outcome:
             churn.fill()
             watcher.look()  # the start is not part of it
             deadline = time.monotonic() + wanted.seconds
-            with beside(partial(ask, host, churn, outcome)):
+            with asked(host, outcome):
                 while (left := deadline - time.monotonic()) > 0:
                     time.sleep(min(LOOK_SECONDS, left))
                     seen = watcher.look()
