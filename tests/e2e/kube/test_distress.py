@@ -27,7 +27,7 @@ def test_it_shows_who_has_ended_and_how(installation: Installation):
     try:
         worker.host.signal(processes["kube-proxy"], signal.SIGKILL)
         eventually(lambda: processes["kube-proxy"].poll() is not None, "it has ended")
-        assert "kube-proxy has ended with 137" in signs_of(installation.cluster)
+        assert "kube-proxy has ended with -9" in signs_of(installation.cluster)
     finally:
         worker.start("kube-proxy")
     installation.wait_for_webhook()
