@@ -1,7 +1,7 @@
 """What the last looks at the cards have found, for questions that need not look themselves. Pure.
 
 A look at a card with a hundred processes takes some milliseconds, and keeps everybody else waiting. The agent looks at
-each card where something happens twice a second anyway; where a look takes long, that is good enough for a question.
+each card where something happens twice a second anyway; where so many are, that is good enough for a question.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from cgpu.agent.survey import Reading, Survey
 
 _Value = TypeVar("_Value")
 
-QUICK_NS: Final = 2_000_000
-"""A question looks at its cards itself where that takes no more of a processor's time than this."""
+FEW: Final = 100
+"""A question looks at its cards itself where they have no more tenants and processes than this: 2 ms or so."""
 
 KEPT_NS: Final = 1_000_000_000
 """Otherwise it may be answered from looks of this age."""
@@ -26,7 +26,8 @@ class _Look(NamedTuple):
     survey: Survey
     tenants: dict[str, Subject]  # by id
     at_ns: int
-    cost_ns: int
+    known: int
+    """Tenants and processes."""
 
 
 class Recent:
@@ -35,10 +36,13 @@ class Recent:
     def __init__(self) -> None:
         self._looks: dict[str, _Look] = {}  # by GPU UUID; never changed, but replaced
 
-    def remember(self, survey: Survey, subjects: Collection[Subject], at_ns: int, cost_ns: int) -> None:
-        """A look at the cards of ``survey``, begun at ``at_ns``; it took ``cost_ns`` of a processor's time."""
-        cards = (*survey.cards, *survey.failed)
-        looks = {uuid: _Look(survey, _tenants_on(subjects, uuid), at_ns, cost_ns // len(cards)) for uuid in cards}
+    def remember(self, survey: Survey, subjects: Collection[Subject], at_ns: int) -> None:
+        """A look at the cards of ``survey``, begun at ``at_ns``."""
+        looks: dict[str, _Look] = {}
+        for uuid in (*survey.cards, *survey.failed):
+            tenants = {subject.id: subject for subject in subjects if uuid in subject.gpu_uuids}
+            processes = sum(len(survey.on(tenant_id, uuid).host_pids) for tenant_id in tenants)
+            looks[uuid] = _Look(survey, tenants, at_ns, len(tenants) + processes)
         self._looks = self._looks | looks
 
     def joined(self, subject: Subject, reading: Reading) -> None:
@@ -56,7 +60,7 @@ class Recent:
         """Those of the cards that have to be looked at before ``survey`` can tell of them."""
         looks = self._looks
         known = {uuid: looks[uuid] for uuid in cards if uuid in looks}
-        if sum(look.cost_ns for look in known.values()) <= QUICK_NS:
+        if sum(look.known for look in known.values()) <= FEW:
             return frozenset(cards)
         fresh = {
             uuid
@@ -91,7 +95,3 @@ def _set(table: dict[str, _Value], key: str, value: _Value | None) -> None:
         table.pop(key, None)
     else:
         table[key] = value
-
-
-def _tenants_on(subjects: Collection[Subject], uuid: str) -> dict[str, Subject]:
-    return {subject.id: subject for subject in subjects if uuid in subject.gpu_uuids}

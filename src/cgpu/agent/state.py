@@ -80,7 +80,6 @@ class NodeState:
         measure_context: Callable[[Gpu], int | None] = lambda _: None,
         unmeasured_context_bytes: int = DEFAULT_CONTEXT_BYTES,
         clock_ns: Callable[[], int] = time.monotonic_ns,
-        worked_clock_ns: Callable[[], int] = time.thread_time_ns,
         check_node: Callable[[], None] = lambda: None,
         step: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -123,7 +122,7 @@ class NodeState:
         )
         self._surveyor = Surveyor(node, processes, cgroups, clock_ns)
         self._recent = Recent()
-        self._clock_ns, self._worked_clock_ns = clock_ns, worked_clock_ns
+        self._clock_ns = clock_ns
         self._all_subjects = Subjects(self.regions)
         self._faults: dict[str, str] = {}
         self._closing = False
@@ -186,13 +185,13 @@ class NodeState:
     def survey(self, cards: Collection[str] | None = None) -> Survey:
         """Look at the node now, or at some of its cards, by UUID. Raises DriverError when NVML does not answer."""
         with self.lock:
-            subjects, at_ns, worked_ns = self._subjects(), self._clock_ns(), self._worked_clock_ns()
+            subjects, at_ns = self._subjects(), self._clock_ns()
             survey = self._surveyor.look(subjects, cards)
-            self._recent.remember(survey, subjects, at_ns, self._worked_clock_ns() - worked_ns)
+            self._recent.remember(survey, subjects, at_ns)
             return survey
 
     def recent_survey(self, cards: Collection[str] | None = None) -> Survey:
-        """As ``survey``, for questions: of cards at which a look takes long it may be up to a second old."""
+        """As ``survey``, for questions: of cards with many processes it may be up to a second old."""
         cards = [uuid for uuid in self._gpus if cards is None or uuid in cards]  # a tenant's card may have gone
         to_look_at = self._recent.to_look_at(cards, self._subjects(), self._clock_ns())
         if to_look_at:

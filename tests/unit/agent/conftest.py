@@ -40,8 +40,6 @@ class World:
     account: str = "account.sqlite3"  # the ledger's file
     context_bytes: int | None = None  # what the agent measures; None: it cannot
     now_ns: int = 0
-    look_ns: int = 0  # of a processor's time, that a look takes
-    worked_ns: int = 0
     started_s: float = 1_700_000_040.0  # wall clock at now_ns 0: the beginning of a minute
 
     def agent(
@@ -62,17 +60,11 @@ class World:
             measure_context=lambda _: self.context_bytes,
             unmeasured_context_bytes=100 * MIB,
             clock_ns=lambda: self.now_ns,
-            worked_clock_ns=self.work,
             check_node=check_node,
             step=step,
         )
         _AGENTS.append(state)
         return state
-
-    def work(self) -> int:
-        """Asked before and after a look."""
-        self.worked_ns += self.look_ns
-        return self.worked_ns
 
     def wall_clock(self) -> float:
         """Unix seconds."""

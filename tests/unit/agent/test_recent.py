@@ -1,4 +1,4 @@
-"""Questions: looked at afresh where that is quick, otherwise answered from looks of the last second."""
+"""Questions: looked at afresh where few are there, otherwise answered from looks of the last second."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from cgpu.adapters.nvml import GpuProcess
-from cgpu.agent.recent import KEPT_NS, QUICK_NS
+from cgpu.agent.recent import KEPT_NS
 from cgpu.agent.state import NodeState
 from cgpu.agent.survey import Survey
 from cgpu.agent.views import Views
@@ -31,8 +31,8 @@ class Looks:
 
 
 @pytest.fixture
-def looks(world: World, state: NodeState, monkeypatch: pytest.MonkeyPatch) -> Looks:
-    """From now on. A look takes longer than a question may."""
+def looks(state: NodeState, monkeypatch: pytest.MonkeyPatch) -> Looks:
+    """From now on. However few there are on a card, they are many."""
     found, survey = Looks(), state.survey
 
     def counted(cards: Collection[str] | None = None) -> Survey:
@@ -41,20 +41,31 @@ def looks(world: World, state: NodeState, monkeypatch: pytest.MonkeyPatch) -> Lo
         return survey(cards)
 
     monkeypatch.setattr(state, "survey", counted)
-    world.look_ns = 6 * QUICK_NS
+    monkeypatch.setattr("cgpu.agent.recent.FEW", -1)
     return found
 
 
-def test_a_quick_look_is_made_for_each_question(world: World, state: NodeState, looks: Looks):
-    world.look_ns = QUICK_NS // 2
+def test_cards_with_few_tenants_and_processes_are_looked_at_for_each_question(
+    world: World, state: NodeState, looks: Looks, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("cgpu.agent.recent.FEW", 2)
     state.create(tenant())
+    world.host.spawn(60, region=state.region("a"))
+    listed = world.node.listed.setdefault(GPU_UUIDS[0], [])
+    listed.append(GpuProcess(60, GIB))
     looks.cards.clear()
     for _ in range(3):
-        state.recent_survey()
+        assert state.recent_survey().used_bytes[GPU_UUIDS[0]] > GIB
     assert looks.cards == [BOTH] * 3
+    world.host.spawn(61, region=state.region("a"))
+    listed.append(GpuProcess(61, GIB))
+    state.recent_survey()
+    looks.cards.clear()
+    state.recent_survey()
+    assert looks.cards == []
 
 
-def test_a_long_look_serves_the_questions_of_a_second(world: World, state: NodeState, looks: Looks):
+def test_a_look_at_many_serves_the_questions_of_a_second(world: World, state: NodeState, looks: Looks):
     state.recent_survey()
     world.now_ns += KEPT_NS - 1
     state.recent_survey()
