@@ -15,7 +15,7 @@ def test_it_shows_the_nodes_and_where_each_agent_stands(installation: Installati
     for worker in installation.cluster.workers:
         assert f"{worker.name} " in signs
         assert f"{worker.folder}/kubelet.log:" in signs
-    assert signs.count("Current thread") == len(before)
+    assert signs.count("Current thread") >= len(before)  # a test before may have asked too
     assert signs.count("agent/main.py") >= len(before)
     assert "has ended" not in signs
     assert [installation.agent_pod(worker.name) for worker in installation.cluster.workers] == before
