@@ -310,18 +310,16 @@ def keep_pace(host: Host, stopping: threading.Event) -> None:
 
 
 @contextmanager
-def beside(*works: Callable[[threading.Event], None]) -> Iterator[None]:
-    """Each in a thread of its own until the end."""
+def beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """In a thread of its own until the end."""
     stopping = threading.Event()
-    threads = [threading.Thread(target=work, args=(stopping,)) for work in works]
-    for thread in threads:
-        thread.start()
+    thread = threading.Thread(target=work, args=(stopping,))
+    thread.start()
     try:
         yield
     finally:
         stopping.set()
-        for thread in threads:
-            thread.join()
+        thread.join()
 
 
 def measure(wanted: Wanted) -> Outcome:

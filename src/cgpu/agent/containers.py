@@ -23,6 +23,11 @@ def own_cgroup(cgroup: str, outside: Iterable[str]) -> str:
     return "" if cgroup in ("", "/") or any(is_within(other, cgroup) for other in outside) else cgroup
 
 
+def runs(process: ProcessRef, processes: Processes) -> bool:
+    """Whether it is still that process, and has not ended."""
+    return processes.start_ticks(process.host_pid) == process.start_ticks
+
+
 def is_container(tenant: Tenant) -> bool:
     """Whether the tenant is one container's, and ends with it; see also ``is_shared``."""
     return tenant.container != "" and not is_shared(tenant.id, tenant.container)
@@ -43,12 +48,7 @@ def process_of_container(
         if not is_own and (other.root == process or any(is_within(cgroup, path) for path in other.cgroups)):
             raise RefusedError(f"process {host_pid} is of tenant {other.tenant.id!r}", "name the container's own")
     first = record.root
-    if (
-        record.tenant.cgroup
-        and first is not None
-        and first != process
-        and processes.start_ticks(first.host_pid) == first.start_ticks
-    ):
+    if record.tenant.cgroup and first is not None and first != process and runs(first, processes):
         raise RefusedError(
             f"tenant {record.tenant.id!r} is attached to process {first.host_pid}", "end that container first"
         )
@@ -75,10 +75,7 @@ def joined(record: Record, member: Member, processes: Processes, cgroups: Cgroup
 
 def _living(record: Record, processes: Processes, cgroups: Cgroups) -> tuple[Member, ...]:
     return tuple(
-        member
-        for member in record.members
-        if processes.start_ticks(member.process.host_pid) == member.process.start_ticks
-        or cgroups.populated(member.cgroup)
+        member for member in record.members if runs(member.process, processes) or cgroups.populated(member.cgroup)
     )
 
 

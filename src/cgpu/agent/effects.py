@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from cgpu.agent.book import Book
+from cgpu.agent.containers import runs
 from cgpu.agent.documents import ProcessRef, Record
 from cgpu.agent.leaves import Leaves
 from cgpu.agent.limits import DriverLimits, limits_of, wanted_limits
@@ -68,10 +69,6 @@ class Effects:
         """The tenant with the strongest memory layer that it can have. Raises LayerError."""
         gpus = [self._world.gpus[share.gpu_uuid] for share in tenant.shares if share.gpu_uuid in self._world.gpus]
         return self._world.limits.plan(tenant, gpus, attached=attached, shim_problem=shim_problem)
-
-    def runs(self, process: ProcessRef) -> bool:
-        """Whether it is still that process, and has not ended."""
-        return self._world.processes.start_ticks(process.host_pid) == process.start_ticks
 
     def context_bytes(self, gpu: Gpu) -> int:
         """What is charged for a context of the card: as measured, or a guess."""
@@ -149,7 +146,7 @@ class Effects:
             self._book.commit(contexts={**contexts, gpu.uuid: measured})
 
     def _enter_leaf(self, path: str, root: ProcessRef) -> bool:
-        if not self.runs(root):
+        if not runs(root, self._world.processes):
             return True  # it has ended; what it left behind is in the leaf already, or nowhere
         cgroups = self._world.cgroups
         return cgroups.of(root.host_pid) == path or cgroups.enter_leaf(path, root.host_pid)

@@ -11,6 +11,7 @@ from cgpu.adapters.cgroup import CgroupTree
 from cgpu.adapters.checkpoint import VERSION
 from cgpu.adapters.process import ProcessTable
 from cgpu.agent.adoption import adopt, region_folders
+from cgpu.agent.containers import runs
 from cgpu.agent.documents import UNDECODABLE, Record, decode
 from cgpu.agent.survey import REGION_VARIABLE
 from cgpu.errors import RegionError, StateError
@@ -43,7 +44,7 @@ def living_tenants(settings: Settings) -> tuple[str, ...]:
         record = records.get(folder.name)
         root = record.root if record else None
         if (
-            (root is not None and processes.start_ticks(root.host_pid) == root.start_ticks)
+            (root is not None and runs(root, processes))
             or (record is not None and any(cgroups.populated(path) for path in record.cgroups))
             or str(folder) in used
             or any(_slots(folder.name, settings))

@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from cgpu.adapters.checkpoint import CheckpointStore
 from cgpu.adapters.region_words import RegionList
 from cgpu.agent.adoption import adopt, checkpointed
 from cgpu.agent.book import Book
-from cgpu.agent.containers import cgroup_of_container, is_container, joined, process_of_container, without_ended
+from cgpu.agent.containers import cgroup_of_container, is_container, joined, process_of_container, runs, without_ended
 from cgpu.agent.documents import Member, NodeDocument, Record
 from cgpu.agent.effects import Effects, World
+from cgpu.agent.endings import Ended, Endings
 from cgpu.agent.fair_lock import FairLock
 from cgpu.agent.leaves import Leaves
 from cgpu.agent.ledger import Ledger
@@ -35,7 +36,7 @@ from cgpu.agent.room import check_card, check_cards, check_change, gpu_named, oc
 from cgpu.agent.rounds import Group
 from cgpu.agent.stillness import Glance
 from cgpu.agent.subjects import Subject, Subjects, regions_of
-from cgpu.agent.survey import REGION_VARIABLE, Survey, Surveyor, read_all
+from cgpu.agent.survey import Survey, Surveyor, read_all
 from cgpu.agent.wishes import NOBODY, Caller, ShareChange, changed, same_wish
 from cgpu.errors import (
     AgentError,
@@ -54,13 +55,6 @@ from cgpu.region.reader import GrantsSnapshot
 from cgpu.region.writer import Owner
 
 DEFAULT_CONTEXT_BYTES: Final = 512 * MIB  # until NVML has shown a context: on the safe side of 300 to 500 MiB
-
-
-class Ended(NamedTuple):
-    """How many tenants were removed, and of how many the first process has ended, but others have not."""
-
-    removed: int
-    lingering: int
 
 
 class NodeState:
@@ -121,6 +115,7 @@ class NodeState:
             ),
         )
         self._surveyor = Surveyor(node, processes, cgroups, clock_ns)
+        self._endings = Endings(self.lock, cgroups, processes, self.regions, self._surveyor)
         self._recent = Recent()
         self._clock_ns = clock_ns
         self._all_subjects = Subjects(self.regions)
@@ -226,7 +221,7 @@ class NodeState:
             if self._closing:
                 raise AgentError("the agent is ending with its last tenant", "try again")
             known = self._book.document.records.get(tenant.id)
-            if known is not None and known.tenant.container and self._ended(self._ending([known])):
+            if known is not None and known.tenant.container and self._endings.ended(self._endings.ending([known])):
                 self.remove(tenant.id)  # the same container is started again before its end was seen
                 known = None
             if known is not None:
@@ -281,13 +276,13 @@ class NodeState:
 
         To find them takes long, and what has ended does not come back: only what is changed is done with the lock.
         """
-        ending = self._ending(
+        ending = self._endings.ending(
             record
             for record in self.records()
             if cards is None or any(share.gpu_uuid in cards for share in record.tenant.shares)
         )
         removed = 0
-        for record in self._ended(ending):
+        for record in self._endings.ended(ending):
             with self.lock:
                 if self._book.document.records.get(record.tenant.id) is record:  # and not another one of that id
                     removed += self.remove(record.tenant.id)
@@ -362,7 +357,7 @@ class NodeState:
         """
         with self.lock:
             record = self.record(name)
-            if record.root is not None and not self._effects.runs(record.root):
+            if record.root is not None and not runs(record.root, self.processes):
                 self.remove(record.tenant.id)
             else:
                 self.limits.give_back(limits_of(record, self.records()), self._gpus)
@@ -481,25 +476,6 @@ class NodeState:
             check_card(gpu)
             self._locks.acquire(gpu)
             admit(gpu, self.policy(gpu), occupancy(gpu, self.records(), survey), share)
-
-    def _ending(self, records: Iterable[Record]) -> list[Record]:
-        """Those of them that live as long as a process's tree, and whose first process is gone; others may be left."""
-        return [row for row in records if row.root is not None and not self._effects.runs(row.root)]
-
-    def _ended(self, ending: Sequence[Record]) -> list[Record]:
-        """Those of them of whose tree nobody is left."""
-        with self.lock:
-            quiet = [
-                record
-                for record in ending
-                if not self._cgroups.populated(record.tenant.cgroup) and not self.regions.has_slot(record.tenant.id)
-            ]
-        if not quiet:
-            return []
-        # On a full host the processes of others are most that there are.
-        others = self._surveyor.processes_of_others({record.tenant.id for record in quiet})
-        used = self.processes.values_of(REGION_VARIABLE, others)
-        return [record for record in quiet if str(self.region(record.tenant.id)) not in used]
 
     def _check_growth(self, tenant: Tenant, shares: tuple[Share, ...]) -> None:
         for new in shares:

@@ -18,7 +18,7 @@ _STACKS_S: Final = 1.0  # an agent's threads are written down at once
 
 
 def signs_of(cluster: Cluster) -> str:
-    """For a person to read. It fails where nothing can be asked any more, and then says that."""
+    """For a person to read; what the API server cannot be asked any more is shown by its refusal."""
     parts = [*cluster.control_plane.ended()]
     for worker in cluster.workers:
         parts += worker.ended()
